@@ -1,0 +1,104 @@
+"""Paths: how a request's path is read, matched and shortened without changing a byte of the rest.
+
+Matching works on the path decoded once with its dot segments resolved; what is sent to a service
+are the client's own bytes. A path whose spelling and whose resolution do not agree on where it
+leads is ambiguous and refused by the router, so no encoding trick chooses a service or skips a
+rule that the plain spelling would not.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from asgi_gateway.types import Scope
+
+_HEX = b"0123456789abcdefABCDEF"
+
+
+def request_path(scope: Scope) -> str:
+    """The decoded path below the mount point (``root_path``), as spelled."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
+        return path[len(root) :] or "/"
+    return path
+
+
+def raw_request_path(scope: Scope) -> bytes:
+    """The path's original bytes below the mount point; quoted anew where the server kept none."""
+    raw: bytes | None = scope.get("raw_path")
+    if raw is None:
+        return quote(request_path(scope), safe="/%:@!$&'()*+,;=~-._").encode("ascii")
+    raw = raw.partition(b"?")[0]
+    root: bytes = scope.get("root_path", "").encode("utf-8")
+    if root and raw.startswith(root) and raw[len(root) : len(root) + 1] in (b"", b"/"):
+        return raw[len(root) :] or b"/"
+    return raw
+
+
+def resolved(path: str) -> str:
+    """The path with empty, ``.`` and ``..`` segments resolved (RFC 3986 section 5.2.4).
+
+    A backslash counts as a slash and ``;parameters`` of a segment are dropped before it is judged,
+    because there are services that read them so.
+    """
+    if "//" not in path and "/." not in path and "\\" not in path and ";" not in path:
+        return path
+    kept: list[str] = []
+    segments = path.replace("\\", "/").split("/")[1:]
+    for segment in segments:
+        name = segment.partition(";")[0]
+        if name == "..":
+            if kept:
+                kept.pop()
+        elif name not in ("", "."):
+            kept.append(name)
+    ends_in_slash = segments[-1].partition(";")[0] in ("", ".", "..")
+    return "/" + "/".join(kept) + ("/" if ends_in_slash and kept else "")
+
+
+def without_prefix(raw: bytes, prefix: bytes) -> bytes | None:
+    """The raw path after a plain prefix such as ``/api/ai``, always beginning with one slash.
+
+    The client may have percent-encoded any of the prefix's characters. None where the raw path
+    does not spell the prefix out.
+    """
+    rest = raw[len(prefix) :] if raw.startswith(prefix) else _rest_after_encoded(raw, prefix)
+    if rest is None or (rest and not rest.startswith(b"/")):
+        return None
+    return rest or b"/"
+
+
+def _rest_after_encoded(raw: bytes, prefix: bytes) -> bytes | None:
+    at = 0
+    for wanted in prefix:
+        width = 3 if raw[at : at + 1] == b"%" else 1
+        piece = raw[at : at + width]
+        if width == 3 and not (len(piece) == 3 and piece[1] in _HEX and piece[2] in _HEX):
+            return None
+        if (int(piece[1:], 16) if width == 3 else piece[0] if piece else None) != wanted:
+            return None
+        at += width
+    return raw[at:]
+
+
+class PathPattern:
+    """``/health`` matches itself; ``/health/*`` matches ``/health`` and whatever is below it."""
+
+    __slots__ = ("below", "exact", "prefix")
+
+    def __init__(self, pattern: str) -> None:
+        if not pattern.startswith("/"):
+            raise ValueError(f"the path {pattern!r} must begin with a slash")
+        self.below = pattern.endswith("/*")
+        self.exact = pattern[:-2] if self.below else pattern
+        if "*" in self.exact:
+            raise ValueError(f"the path {pattern!r} may have a * only as its last segment")
+        self.prefix = self.exact + "/"
+
+    def matches(self, path: str) -> bool:
+        """Whether a resolved path is matched."""
+        return path == self.exact or (self.below and path.startswith(self.prefix))
+
+    def __repr__(self) -> str:
+        return f"<PathPattern {self.exact}{'/*' if self.below else ''}>"

@@ -1,0 +1,73 @@
+"""What travels with one request: scope keys downwards, one `Exchange` upwards, ids into the log.
+
+Outer layers tell inner ones through namespaced scope keys, set on a copy of the scope and always
+read with a default. Inner layers tell outer ones through the `Exchange`, one mutable record a
+request that survives copies of the scope by reference.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
+
+from asgi_gateway.errors import Failure
+from asgi_gateway.types import Scope
+
+if TYPE_CHECKING:
+    from asgi_gateway.policies.window import Window
+
+EXCHANGE: Final = "asgi_gateway.exchange"
+REQUEST_ID: Final = "asgi_gateway.request_id"
+TRACE: Final = "asgi_gateway.trace"
+CLIENT_ADDRESS: Final = "asgi_gateway.client_address"
+TRUSTED_PEER: Final = "asgi_gateway.trusted_peer"
+SERVICE: Final = "asgi_gateway.service"
+ROUTE: Final = "asgi_gateway.route"
+STRIPPED_PREFIX: Final = "asgi_gateway.stripped_prefix"
+DEADLINE: Final = "asgi_gateway.deadline"
+ATTEMPT: Final = "asgi_gateway.attempt"
+
+request_id_var: ContextVar[str | None] = ContextVar("asgi_gateway.request_id", default=None)
+trace_id_var: ContextVar[str | None] = ContextVar("asgi_gateway.trace_id", default=None)
+
+
+class Exchange:
+    """What became of one request, filled in by whichever layer learns it. Durations are seconds."""
+
+    __slots__ = (
+        "attempts",
+        "breaker_state",
+        "endpoint",
+        "failure",
+        "first_byte_seconds",
+        "rate_limit",
+        "route",
+        "service",
+        "upstream_seconds",
+        "upstream_status",
+    )
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.breaker_state: str | None = None
+        self.endpoint: str | None = None
+        self.failure: Failure | None = None
+        self.first_byte_seconds: float | None = None
+        self.rate_limit: Window | None = None
+        self.route: str | None = None
+        self.service: str | None = None
+        self.upstream_seconds: float | None = None
+        self.upstream_status: int | None = None
+
+    def __repr__(self) -> str:
+        fields = ((name, getattr(self, name)) for name in self.__slots__)
+        return f"<Exchange {' '.join(f'{name}={value!r}' for name, value in fields if value)}>"
+
+
+def join_exchange(scope: Scope) -> tuple[Scope, Exchange]:
+    """The exchange of this request and the scope that carries it, begun here if nobody did before."""
+    exchange: Exchange | None = scope.get(EXCHANGE)
+    if exchange is not None:
+        return scope, exchange
+    exchange = Exchange()
+    return {**scope, EXCHANGE: exchange}, exchange

@@ -1,0 +1,89 @@
+"""A constructor's keyword parameters as a schema: the one rule that binds every middleware.
+
+`options_model` reads the annotations, defaults and descriptions of a constructor into a pydantic
+model. The YAML loader validates with it, the JSON Schema is generated from it, and `@validated`
+puts the same rules on the constructor itself, so that code and YAML refuse the same mistakes.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+P = ParamSpec("P")
+
+HANDED_IN = frozenset({"self", "app", "runtime"})
+"""Constructor parameters that the chain supplies; never options."""
+
+
+def options_model(factory: Callable[..., Any]) -> type[BaseModel]:
+    """The options that `factory`, a middleware class or a function returning an app, accepts.
+
+    The first parameter is the inner app whatever it is called. Annotations that cannot be resolved
+    accept anything; a factory with ``**kwargs`` accepts unknown names.
+    """
+    function = factory.__init__ if isinstance(factory, type) else factory
+    parameters = list(inspect.signature(factory).parameters.values())
+    hints = _hints(function)
+    keywords = [p for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    fields: dict[str, Any] = {
+        p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default)
+        for p in keywords
+        if p.name not in HANDED_IN
+    }
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    name = getattr(factory, "__name__", type(factory).__name__)
+    config = ConfigDict(
+        extra="allow" if open_ended else "forbid",
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+    )
+    return create_model(name, __config__=config, **fields)
+
+
+def accepts_runtime(factory: Callable[..., Any]) -> bool:
+    """Whether the factory wants the gateway's `Runtime`."""
+    return "runtime" in inspect.signature(factory).parameters
+
+
+def option_values(model: BaseModel) -> dict[str, Any]:
+    """Validated options as keyword arguments, nested objects left as they are."""
+    return {name: getattr(model, name) for name in model.model_fields_set | set(type(model).model_fields)}
+
+
+def validated(init: Callable[P, None]) -> Callable[P, None]:
+    """Hold a middleware's constructor to its own annotations; raises pydantic's `ValidationError`."""
+    model: type[BaseModel] | None = None
+
+    @functools.wraps(init)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+        nonlocal model
+        if model is None:
+            model = options_model(_without_self(init))
+        handed_in = {name: value for name, value in kwargs.items() if name in HANDED_IN}
+        options = {name: value for name, value in kwargs.items() if name not in HANDED_IN}
+        init(*args, **handed_in, **option_values(model.model_validate(options)))  # type: ignore[arg-type]
+
+    return checked
+
+
+def _without_self(init: Callable[..., None]) -> Callable[..., None]:
+    """`init` seen as a factory: its owner's name, and the app as the first parameter."""
+    owner = init.__qualname__.rpartition(".")[0] or init.__name__
+    signature = inspect.signature(init)
+    bound = functools.partial(init, None)
+    bound.__name__ = owner  # type: ignore[attr-defined]
+    bound.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
+    bound.__wrapped__ = init  # type: ignore[attr-defined]
+    return bound
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(inspect.unwrap(function), include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,59 @@
+"""Everything impure that a middleware may use, handed in by the gateway or private to it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from asgi_gateway.clock import Clock, SystemClock
+from asgi_gateway.events import EventSink, log_event
+from asgi_gateway.policies.circuit_breaker import CircuitBreaker
+
+Phase = Literal["starting", "serving", "draining"]
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Where the process stands; only ``serving`` is ready."""
+
+    phase: Phase = "serving"
+    started_at: float = 0.0
+
+
+@dataclass(slots=True)
+class ServiceStatus:
+    """What is known of a service's ability to answer."""
+
+    name: str
+    required: bool = False
+    breakers: list[CircuitBreaker] = field(default_factory=list)
+
+    def breaker_state(self, now: float) -> str | None:
+        """The state of the service's breaker, the worst where it has several; None without one."""
+        states = {breaker.state(now) for breaker in self.breakers}
+        return next((state for state in ("open", "half_open", "closed") if state in states), None)
+
+    def usable(self, now: float) -> bool:
+        return self.breaker_state(now) != "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Clock, random numbers, event sink, and the services by name.
+
+    A middleware that is given none makes its own, so nothing is shared by accident. `service` is
+    the name of the service in whose chain the middleware stands, None in the global chain.
+    """
+
+    clock: Clock = field(default_factory=SystemClock)
+    random: Callable[[], float] = random.random
+    emit: EventSink = log_event
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    services: dict[str, ServiceStatus] = field(default_factory=dict)
+    service: str | None = None
+
+    def scoped_to(self, service: str) -> Runtime:
+        """The same runtime for the chain of one service."""
+        return replace(self, service=service)
