@@ -1,0 +1,1 @@
+"""Plain functions over ASGI's own data: headers and paths."""

@@ -37,10 +37,10 @@ def raw_request_path(scope: Scope) -> bytes:
 
 
 def resolved(path: str) -> str:
-    """The path with empty, ``.`` and ``..`` segments resolved (RFC 3986 section 5.2.4).
+    """The path as a lenient service may read it (RFC 3986 section 5.2.4).
 
-    A backslash counts as a slash and ``;parameters`` of a segment are dropped before it is judged,
-    because there are services that read them so.
+    Empty, ``.`` and ``..`` segments are resolved, a backslash counts as a slash, and the
+    ``;parameters`` of a segment are dropped.
     """
     if "//" not in path and "/." not in path and "\\" not in path and ";" not in path:
         return path

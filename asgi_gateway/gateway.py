@@ -1,0 +1,175 @@
+"""The gateway as one ASGI app: a configuration, compiled once into chains, behind one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from asgi_gateway.chain import build_chain
+from asgi_gateway.config import Config, MiddlewareSpec, Route, Service, import_object, load_config, parse_config
+from asgi_gateway.lifespan import InnerLifespan, StartupFailed
+from asgi_gateway.middleware.errors import ErrorsMiddleware
+from asgi_gateway.proxy.app import ProxyApp
+from asgi_gateway.proxy.pool import Http1Transport
+from asgi_gateway.proxy.transport import Origin, Transport
+from asgi_gateway.router import Router, ServiceRoute
+from asgi_gateway.runtime import Lifecycle, Runtime, ServiceStatus
+from asgi_gateway.types import ASGIApp, Receive, Scope, Send
+
+CONFIG_VARIABLE: Final = "ASGI_GATEWAY_CONFIG"
+DEFAULT_CONFIG: Final = "gateway.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One configuration, compiled: the whole chain, and what has to be started and stopped with it."""
+
+    app: ASGIApp
+    mounted: Mapping[str, ASGIApp]
+    proxies: tuple[ProxyApp, ...]
+
+
+class Gateway:
+    """The global chain, the router, and one chain for each service.
+
+    `config` is the path of a YAML file, a mapping of the same shape, or a loaded `Config`; every
+    mistake in it is raised at once as `ConfigError`. `app` is what requests without a route go to,
+    through the global chain; without it they are answered 404. `runtime` replaces the clock and
+    the event sink, for tests.
+
+        app = Gateway("gateway.yaml", app=existing_app)
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike[str] | Mapping[str, Any] | Config,
+        *,
+        app: ASGIApp | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.config = _loaded(config)
+        self._lifecycle = Lifecycle(phase="starting")
+        base = runtime or Runtime()
+        self._runtime = Runtime(
+            clock=base.clock, random=base.random, emit=base.emit, lifecycle=self._lifecycle
+        )
+        self._lifecycle.started_at = base.clock.monotonic()
+        self._has_lifespan = False
+        self._live = _compile(self.config, app, self._runtime)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            self._has_lifespan = True
+            await self._lifespan(scope, receive, send)
+            return
+        if self._lifecycle.phase == "starting" and not self._has_lifespan:
+            self._lifecycle.phase = "serving"
+        await self._live.app(scope, receive, send)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start inner apps after ourselves and stop them before (ASGI lifespan specification 2.0)."""
+        await receive()
+        state = scope.get("state", {})
+        started: list[InnerLifespan] = []
+        try:
+            for name, app in self._live.mounted.items():
+                inner = InnerLifespan(app, name, state)
+                await inner.startup()
+                started.append(inner)
+        except StartupFailed as error:
+            await self._stop(started)
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise  # asgi-lifespan reads only the exception, servers only the message
+        self._lifecycle.phase = "serving"
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self._lifecycle.phase = "draining"
+        await self._stop(started)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _stop(self, started: list[InnerLifespan]) -> None:
+        for inner in reversed(started):
+            await inner.shutdown()
+        for proxy in self._live.proxies:
+            await proxy.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Gateway {self._lifecycle.phase}, services: {', '.join(self.config.services) or 'none'}>"
+
+
+def create_app() -> Gateway:
+    """The gateway of ``$ASGI_GATEWAY_CONFIG``, else of ``gateway.yaml``: for ``uvicorn --factory``."""
+    return Gateway(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
+
+
+def _loaded(config: str | os.PathLike[str] | Mapping[str, Any] | Config) -> Config:
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, Mapping):
+        return parse_config(config)
+    return load_config(Path(config))
+
+
+def _compile(config: Config, app: ASGIApp | None, runtime: Runtime) -> Generation:
+    mounted: dict[str, ASGIApp] = {} if app is None else {"the wrapped app": app}
+    proxies: list[ProxyApp] = []
+    routes: list[ServiceRoute] = []
+    for name, service in config.services.items():
+        runtime.services[name] = ServiceStatus(name, service.required)
+        if service.app is not None:
+            terminal = mounted[name] = import_object(service.app)
+        else:
+            terminal = _proxy(service, runtime)
+            proxies.append(terminal)
+        chain = build_chain(service.middleware, terminal, runtime.scoped_to(name))
+        routes += [_route(route, name, chain, mounted=service.app is not None) for route in service.routes]
+    outer = build_chain(config.middleware, Router(routes, app), runtime)
+    return Generation(_guarded(outer, config.middleware), mounted, tuple(proxies))
+
+
+def _guarded(app: ASGIApp, chain: tuple[MiddlewareSpec, ...]) -> ASGIApp:
+    """No bug of any layer reaches the server: the outermost part answers for it."""
+    if chain and chain[0].factory is ErrorsMiddleware:
+        return app
+    return ErrorsMiddleware(app)
+
+
+def _route(route: Route, name: str, chain: ASGIApp, *, mounted: bool) -> ServiceRoute:
+    return ServiceRoute(
+        pattern=route.path,
+        service=name,
+        app=chain,
+        host=route.host,
+        methods=route.methods,
+        strip_prefix=route.strip_prefix or "",
+        mounted=mounted,
+    )
+
+
+def _proxy(service: Service, runtime: Runtime) -> ProxyApp:
+    url = urlsplit(service.url or "")
+    tls = url.scheme == "https"
+    origin = Origin(url.hostname or "", url.port or (443 if tls else 80), tls)
+    return ProxyApp(
+        _transport(service, origin, runtime),
+        endpoint=f"{origin.host}:{origin.port}",
+        authority=None if service.preserve_host else origin.authority.encode("ascii"),
+        base_path=url.path.encode("ascii"),
+        clock=runtime.clock,
+    )
+
+
+def _transport(service: Service, origin: Origin, runtime: Runtime) -> Transport:
+    if service.transport == "http1":
+        return Http1Transport(
+            origin, timeouts=service.timeouts, connections=service.connections, clock=runtime.clock
+        )
+    from asgi_gateway.proxy.httpx import HttpxTransport
+
+    return HttpxTransport(
+        origin, timeouts=service.timeouts, connections=service.connections, clock=runtime.clock
+    )

@@ -1,0 +1,171 @@
+"""The upstream transport over any `httpx.AsyncBaseTransport`.
+
+For what our own transport does not do: HTTP/2 services, outbound proxies, ASGI apps in this
+process, mocks. It calls the httpx transport itself, never a client, so there are no cookies, no
+redirects, no merged headers, and the target goes out byte for byte.
+
+httpcore hands bytes that follow an answer to the next request on that connection, against RFC 9112
+section 6.3. Therefore the transport that is made here keeps no connection alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+
+from asgi_gateway.clock import Clock
+from asgi_gateway.errors import Failure
+from asgi_gateway.proxy.transport import (
+    Connections,
+    MalformedRequest,
+    Origin,
+    Timeouts,
+    UpstreamError,
+    UpstreamRequest,
+    overloaded,
+)
+from asgi_gateway.types import Headers
+
+
+class HttpxTransport:
+    """Send requests to one endpoint through httpx.
+
+    A semaphore of exactly `connections.max` permits stands in front, because httpcore 1.0 loses
+    pool slots for good when requests are cancelled while they queue for a connection.
+    """
+
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        timeouts: Timeouts,
+        connections: Connections,
+        clock: Clock,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._url = f"{'https' if origin.tls else 'http'}://{origin.authority}/"
+        self._timeouts = timeouts
+        self._clock = clock
+        self._permits = asyncio.Semaphore(connections.max)
+        self._waiting = 0
+        self._pending = connections.max_pending
+        self._transport = transport or httpx.AsyncHTTPTransport(
+            trust_env=False,
+            limits=httpx.Limits(max_connections=connections.max, max_keepalive_connections=0),
+        )
+
+    async def exchange(self, request: UpstreamRequest) -> HttpxResponse:
+        """Send a request; raises `UpstreamError`, or what the body's iterator raised."""
+        await self._permit()
+        try:
+            return await self._send(request)
+        except BaseException:
+            self._permits.release()
+            raise
+
+    async def aclose(self) -> None:
+        """Close the httpx transport."""
+        await self._transport.aclose()
+
+    async def _permit(self) -> None:
+        if self._permits.locked() and self._waiting >= self._pending:
+            raise overloaded()
+        self._waiting += 1
+        try:
+            async with self._clock.timeout(self._timeouts.connect):
+                await self._permits.acquire()
+        except TimeoutError:
+            raise overloaded() from None
+        finally:
+            self._waiting -= 1
+
+    async def _send(self, request: UpstreamRequest) -> HttpxResponse:
+        timeouts = self._timeouts
+        waits = {"connect": timeouts.connect, "read": timeouts.first_byte, "write": timeouts.idle}
+        sent = httpx.Request(
+            request.method.decode("ascii"),
+            self._url,
+            headers=_framed(request),
+            stream=_Body(request.body),
+            extensions={"target": request.target, "timeout": waits},
+        )
+        try:
+            response = await self._transport.handle_async_request(sent)
+        except httpx.TransportError as error:
+            raise _translated(error) from error
+        waits["read"] = timeouts.idle  # httpcore looks again when the body is first read
+        return HttpxResponse(response, self._permits.release)
+
+
+class HttpxResponse:
+    """An answer that arrives through httpx; see `UpstreamResponse`."""
+
+    def __init__(self, response: httpx.Response, release: Callable[[], None]) -> None:
+        self.status = response.status_code
+        self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
+        stream = response.stream
+        if not isinstance(stream, httpx.AsyncByteStream):
+            raise TypeError("the httpx transport answered with a stream that is not asynchronous")
+        self._stream = stream
+        self._chunks = aiter(stream)
+        self._release = release
+        self._closed = False
+
+    async def read(self) -> tuple[bytes, bool]:
+        try:
+            return await anext(self._chunks), True
+        except StopAsyncIteration:
+            return b"", False
+        except httpx.TransportError as error:
+            raise _translated(error) from error
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._stream.aclose()
+        finally:
+            self._release()
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, body: bytes | AsyncIterator[bytes] | None) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if isinstance(self._body, bytes):
+            yield self._body
+        elif self._body is not None:
+            async for chunk in self._body:
+                yield chunk
+
+
+def _framed(request: UpstreamRequest) -> Headers:
+    """The headers with the framing that h11 and h2 expect to be told."""
+    if request.body is None:
+        return request.headers
+    if isinstance(request.body, bytes):
+        return [*request.headers, (b"content-length", b"%d" % len(request.body))]
+    if request.length is not None:
+        return [*request.headers, (b"content-length", b"%d" % request.length)]
+    return [*request.headers, (b"transfer-encoding", b"chunked")]
+
+
+def _translated(error: httpx.TransportError) -> UpstreamError:
+    """Who failed, and whether the service can have seen the request."""
+    if isinstance(error, httpx.ConnectTimeout):
+        failure = Failure("timeout", "upstream")
+    elif isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol):
+        failure = Failure("connect", "upstream")
+    elif isinstance(error, httpx.TimeoutException):
+        failure = Failure("timeout", "upstream", request_sent=True)
+    elif isinstance(error, httpx.LocalProtocolError):
+        raise MalformedRequest("httpx will not send it") from error
+    elif isinstance(error, httpx.RemoteProtocolError) and "disconnected" not in str(error):
+        failure = Failure("protocol", "upstream", request_sent=True)
+    else:
+        failure = Failure("reset", "upstream", request_sent=True)
+    return UpstreamError(failure, repr(error))

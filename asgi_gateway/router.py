@@ -1,0 +1,134 @@
+"""From a request to the chain of one service: longest prefix on whole segments, then host, then method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from asgi_gateway.asgi.headers import get_header
+from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
+from asgi_gateway.context import ROUTE, SERVICE, STRIPPED_PREFIX, join_exchange
+from asgi_gateway.errors import Failure
+from asgi_gateway.problem import Problem
+from asgi_gateway.types import ASGIApp, Receive, Scope, Send
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRoute:
+    """One route and the chain it leads to.
+
+    `host` is an exact name or ``*.example.com``; None is any. `methods` None is any. With
+    `mounted` the service is an ASGI app in this process, for which a stripped prefix becomes part
+    of ``root_path``; a proxied service has it cut from the path.
+    """
+
+    pattern: str
+    service: str
+    app: ASGIApp
+    host: str | None = None
+    methods: frozenset[str] | None = None
+    strip_prefix: str = ""
+    mounted: bool = False
+
+    def enter(self, scope: Scope) -> Scope:
+        """The scope as the service's chain sees it."""
+        inner = {**scope, SERVICE: self.service, ROUTE: self.pattern}
+        if self.strip_prefix and self.mounted:
+            inner["root_path"] = scope.get("root_path", "") + self.strip_prefix
+        elif self.strip_prefix:
+            inner[STRIPPED_PREFIX] = self.strip_prefix.encode("ascii")
+        return inner
+
+    def takes_host(self, host: str) -> bool:
+        if self.host is None:
+            return True
+        if self.host.startswith("*."):
+            return host.endswith(self.host[1:])
+        return host == self.host
+
+    def takes_method(self, method: str | None) -> bool:
+        return self.methods is None or method is None or method in self.methods
+
+
+@dataclass(slots=True)
+class _Match:
+    route: ServiceRoute | None = None
+    allowed: set[str] = field(default_factory=set)
+
+
+class Router:
+    """Send each request to its service; what no route wants goes to `fallback` or is answered 404.
+
+    Routes match the path decoded once with its dot segments resolved. A path that, as it is
+    spelled, would lead somewhere else is refused with 400.
+    """
+
+    def __init__(self, routes: Iterable[ServiceRoute], fallback: ASGIApp | None = None) -> None:
+        self._exact: dict[str, list[ServiceRoute]] = {}
+        self._below: dict[str, list[ServiceRoute]] = {}
+        self._fallback = fallback
+        for route in sorted(routes, key=lambda route: (route.host is None, route.methods is None)):
+            pattern = PathPattern(route.pattern)
+            table = self._below if pattern.below else self._exact
+            table.setdefault(pattern.exact, []).append(route)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope, exchange = join_exchange(scope)
+        spelled = request_path(scope)
+        path = resolved(spelled)
+        match = self._match(path, scope)
+        if path is not spelled and self._match(spelled, scope).route is not match.route:
+            refusal = Problem(400, Failure("bad_request", "client"), "The path can be read in two ways.")
+            await refusal(scope, receive, send)
+            return
+        route = match.route
+        if route is not None:
+            exchange.service = route.service
+            exchange.route = route.pattern
+            await route.app(route.enter(scope), receive, send)
+        elif self._fallback is not None:
+            await self._fallback(scope, receive, send)
+        else:
+            await _unrouted(match.allowed)(scope, receive, send)
+
+    def _match(self, path: str, scope: Scope) -> _Match:
+        match = _Match()
+        candidates = self._exact.get(path)
+        if candidates and self._choose(candidates, scope, match):
+            return match
+        prefix = path
+        while True:
+            candidates = self._below.get(prefix)
+            if candidates and self._choose(candidates, scope, match):
+                return match
+            if not prefix:
+                return match
+            prefix = prefix[: prefix.rfind("/")]
+
+    @staticmethod
+    def _choose(candidates: list[ServiceRoute], scope: Scope, match: _Match) -> bool:
+        method: str | None = scope.get("method")
+        for route in candidates:
+            if route.host is not None and not route.takes_host(_host(scope)):
+                continue
+            if route.takes_method(method):
+                match.route = route
+                return True
+            match.allowed.update(route.methods or ())
+        return False
+
+
+def _host(scope: Scope) -> str:
+    """The request's host: no port, no final dot, lower case (RFC 9110 section 4.2.3)."""
+    value = (get_header(scope["headers"], b"host") or b"").decode("latin-1").lower()
+    if value.startswith("["):
+        return value.partition("]")[0] + "]"
+    return value.partition(":")[0].rstrip(".")
+
+
+def _unrouted(allowed: set[str]) -> Problem:
+    if not allowed:
+        return Problem(404, Failure("route_not_found", "gateway"), "No route leads here.")
+    allow = ", ".join(sorted(allowed)).encode("ascii")
+    failure = Failure("method_not_allowed", "gateway")
+    return Problem(405, failure, "The route does not take this method.", headers=[(b"allow", allow)])
