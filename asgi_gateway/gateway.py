@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from asgi_gateway.chain import build_chain
-from asgi_gateway.config import Config, MiddlewareSpec, Route, Service, import_object, load_config, parse_config
+from asgi_gateway.chain import ChainError, build_chain
+from asgi_gateway.config import (
+    Config,
+    ConfigError,
+    MiddlewareSpec,
+    Mistake,
+    Route,
+    Service,
+    load_config,
+    parse_config,
+)
 from asgi_gateway.lifespan import InnerLifespan, StartupFailed
 from asgi_gateway.middleware.errors import ErrorsMiddleware
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.pool import Http1Transport
 from asgi_gateway.proxy.transport import Origin, Transport
+from asgi_gateway.registry import MiddlewareNotFound, load
 from asgi_gateway.router import Router, ServiceRoute
 from asgi_gateway.runtime import Lifecycle, Runtime, ServiceStatus
 from asgi_gateway.types import ASGIApp, Receive, Scope, Send
@@ -115,20 +125,40 @@ def _loaded(config: str | os.PathLike[str] | Mapping[str, Any] | Config) -> Conf
 
 
 def _compile(config: Config, app: ASGIApp | None, runtime: Runtime) -> Generation:
+    """Build every chain; raises `ConfigError` with all that will not be built."""
+    mistakes: list[Mistake] = []
     mounted: dict[str, ASGIApp] = {} if app is None else {"the wrapped app": app}
     proxies: list[ProxyApp] = []
     routes: list[ServiceRoute] = []
     for name, service in config.services.items():
         runtime.services[name] = ServiceStatus(name, service.required)
-        if service.app is not None:
-            terminal = mounted[name] = import_object(service.app)
-        else:
-            terminal = _proxy(service, runtime)
+        try:
+            terminal = _terminal(service, runtime)
+            chain = build_chain(service.middleware, terminal, runtime.scoped_to(name))
+        except ChainError as error:
+            mistakes.append(config.mistake(error.spec.path, str(error)))
+            continue
+        except MiddlewareNotFound as error:
+            mistakes.append(config.mistake(("services", name, "app"), str(error)))
+            continue
+        if isinstance(terminal, ProxyApp):
             proxies.append(terminal)
-        chain = build_chain(service.middleware, terminal, runtime.scoped_to(name))
-        routes += [_route(route, name, chain, mounted=service.app is not None) for route in service.routes]
-    outer = build_chain(config.middleware, Router(routes, app), runtime)
+        else:
+            mounted[name] = terminal
+        routes += [_route(route, name, chain, mounted=name in mounted) for route in service.routes]
+    try:
+        outer = build_chain(config.middleware, Router(routes, app), runtime)
+    except ChainError as error:
+        mistakes.append(config.mistake(error.spec.path, str(error)))
+    if mistakes:
+        raise ConfigError(mistakes)
     return Generation(_guarded(outer, config.middleware), mounted, tuple(proxies))
+
+
+def _terminal(service: Service, runtime: Runtime) -> ASGIApp:
+    if service.app is not None:
+        return load(service.app)
+    return _proxy(service, runtime)
 
 
 def _guarded(app: ASGIApp, chain: tuple[MiddlewareSpec, ...]) -> ASGIApp:

@@ -21,7 +21,6 @@ The rules, all kept in this file:
 from __future__ import annotations
 
 import asyncio
-import select
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +87,6 @@ class Http1Connection(asyncio.Protocol):
         self._on_closed: Callable[[Http1Connection], None] | None = None
         self._transport: Any = None
         self._parser: Any = None
-        self._poll: select.poll | None = None
         self._waiter: Future[None] | None = None
         self._timer: Timer | None = None
         self._timer_due = 0.0
@@ -144,17 +142,6 @@ class Http1Connection(asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             await self._woken()
-
-    def is_quiet(self) -> bool:
-        """Whether an idle connection is still good: no end and no stray bytes wait in its socket.
-
-        The event loop tells of an end with its next turn; this asks the kernel now, one system
-        call, for requests that must not be sent in vain.
-        """
-        if self._poll is None:
-            self._poll = select.poll()
-            self._poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not self._poll.poll(0)
 
     @property
     def untouched(self) -> bool:

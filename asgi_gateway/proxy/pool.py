@@ -46,7 +46,7 @@ class Http1Transport:
         not one byte came back and the request may be repeated, it is sent once more on a new
         connection and the client never knows (RFC 9112 section 9.3.1).
         """
-        connection = self._take_idle(request)
+        connection = self._take_idle()
         if connection is not None:
             try:
                 await self._send(connection, request)
@@ -86,15 +86,14 @@ class Http1Transport:
 
     # Taking
 
-    def _take_idle(self, request: UpstreamRequest) -> Http1Connection | None:
+    def _take_idle(self) -> Http1Connection | None:
         idle = self._idle
         if not idle:
             return None
         oldest = self._clock.monotonic() - self._limits.idle_expiry
         while idle:
             connection = idle.pop()
-            fresh = connection.idle_since > oldest and not connection.closed
-            if fresh and (request.replayable or connection.is_quiet()):
+            if connection.idle_since > oldest and not connection.closed:
                 return connection
             connection.abort()
         return None

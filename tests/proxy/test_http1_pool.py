@@ -40,6 +40,7 @@ async def test_connection_closed_while_idle_is_replaced_unnoticed(
     ):
         await fetch(transport)
         await upstream.wait_for(lambda: upstream.connections.closed == 1)
+        await settle()
         assert await fetch(transport, get(b"POST", b"x")) == b"fresh"
 
 

@@ -1,0 +1,161 @@
+"""The client's side of an exchange: its upload, and whether it is still there.
+
+A client who leaves is noticed by listening to `receive`: inside the upload by the upload itself,
+afterwards by a task. That task is begun only for an exchange older than `WATCH_AFTER`, so that a
+short exchange costs neither a task nor a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from asgi_gateway.asgi.headers import get_all, get_header
+from asgi_gateway.clock import Clock, Timer
+from asgi_gateway.errors import ClientDisconnected
+from asgi_gateway.proxy.transport import MalformedRequest
+from asgi_gateway.types import Headers, Message, Receive, Scope
+
+WATCH_AFTER: Final = 0.05
+"""Seconds, up to twice as many, after which an exchange begins to watch for its client leaving."""
+
+
+class Clients:
+    """The clients of the exchanges in flight, and one timer for them all."""
+
+    __slots__ = ("_clock", "_new", "_seen", "_timer")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._new: set[Client] = set()
+        self._seen: set[Client] = set()
+        self._timer: Timer | None = None
+
+    def enter(self, client: Client) -> None:
+        self._new.add(client)
+        if self._timer is None:
+            self._timer = self._clock.call_later(WATCH_AFTER, self._tick)
+
+    def leave(self, client: Client) -> None:
+        self._new.discard(client)
+        self._seen.discard(client)
+
+    def _tick(self) -> None:
+        for client in self._seen:
+            client.grow_old()
+        self._seen, self._new = self._new, set()
+        self._timer = self._clock.call_later(WATCH_AFTER, self._tick) if self._seen else None
+
+
+class Client:
+    """One client, for the length of one exchange.
+
+    Nothing but one of these calls `receive` at a time: `upload`, the iterator that it returns, or
+    the watcher that follows them.
+    """
+
+    __slots__ = (
+        "_cancelling",
+        "_left",
+        "_old",
+        "_task",
+        "_uploaded",
+        "answered",
+        "receive",
+        "watcher",
+    )
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive = receive
+        self.answered = False
+        self._left = False
+        self._old = False
+        self._uploaded = False
+        self.watcher: asyncio.Task[None] | None = None
+        self._task = asyncio.current_task()
+        self._cancelling = self._task.cancelling() if self._task else 0
+
+    async def upload(
+        self, scope: Scope, ended: Headers
+    ) -> tuple[bytes | AsyncIterator[bytes] | None, int | None]:
+        """The request's body as the transport wants it, and its declared length."""
+        length = _declared_length(ended)
+        chunked = get_header(ended, b"transfer-encoding") is not None
+        if length is not None and chunked:
+            raise MalformedRequest("it has both a Content-Length and a Transfer-Encoding")
+        if length is None and not chunked and scope.get("http_version", "1.1") in ("1.0", "1.1"):
+            self._uploaded = True
+            return None, None
+        message = await self._next_message()
+        data: bytes = message.get("body", b"")
+        if message.get("more_body", False):
+            return self._rest(data, length), length
+        self._upload_ended()
+        return (data if data or chunked or length is not None else None), None
+
+    async def _rest(self, first: bytes, length: int | None) -> AsyncIterator[bytes]:
+        """The upload as it comes in; one that does not keep to its length counts as broken off."""
+        yield first
+        received = len(first)
+        more = True
+        while more:
+            message = await self._next_message()
+            data = message.get("body", b"")
+            received += len(data)
+            more = message.get("more_body", False)
+            if length is not None and (received > length or (received < length and not more)):
+                raise ClientDisconnected
+            yield data
+        self._upload_ended()
+
+    async def _next_message(self) -> Message:
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        return message
+
+    # Watching
+
+    def _upload_ended(self) -> None:
+        self._uploaded = True
+        if self._old:
+            self._watch()
+
+    def grow_old(self) -> None:
+        self._old = True
+        if self._uploaded:
+            self._watch()
+
+    def _watch(self) -> None:
+        self.watcher = asyncio.ensure_future(self._until_gone())
+
+    async def _until_gone(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        if not self.answered and self._task is not None:
+            self._left = True
+            self._task.cancel()
+
+    def left(self) -> bool:
+        """Whether it was the watcher that cancelled this exchange; if so the cancellation is undone."""
+        return self._left and self._task is not None and self._task.uncancel() <= self._cancelling
+
+    async def stop_watching(self) -> None:
+        watcher = self.watcher
+        if watcher is None:
+            return
+        watcher.cancel()
+        await asyncio.wait([watcher])
+        if not watcher.cancelled():
+            watcher.result()
+
+
+def _declared_length(ended: Headers) -> int | None:
+    values = set(get_all(ended, b"content-length"))
+    if not values:
+        return None
+    value = values.pop()
+    if values or not value.isdigit():
+        raise MalformedRequest("its Content-Length is not one number")
+    return int(value)
