@@ -24,6 +24,6 @@ def build_chain(specs: Sequence[MiddlewareSpec], app: ASGIApp, runtime: Runtime)
         handed_in = {"runtime": runtime} if accepts_runtime(spec.factory) else {}
         try:
             app = spec.factory(app, **spec.options, **handed_in)
-        except (TypeError, ValueError, ImportError) as error:
+        except Exception as error:  # whatever a foreign constructor raises, the reader gets one line
             raise ChainError(spec, error) from error
     return app

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, get_type_hints
+from types import SimpleNamespace
+from typing import Annotated, Any, ParamSpec, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 P = ParamSpec("P")
 
@@ -24,14 +25,19 @@ def options_model(factory: Callable[..., Any]) -> type[BaseModel]:
     """The options that `factory`, a middleware class or a function returning an app, accepts.
 
     The first parameter is the inner app whatever it is called. Annotations that cannot be resolved
-    accept anything; a factory with ``**kwargs`` accepts unknown names.
+    accept anything; a factory with ``**kwargs`` accepts unknown names. Raises `TypeError` or
+    `ValueError` for what has no readable signature, and pydantic's errors for annotations that it
+    cannot validate.
     """
-    function = factory.__init__ if isinstance(factory, type) else factory
+    function = factory.__init__ if inspect.isclass(factory) else factory
     parameters = list(inspect.signature(factory).parameters.values())
     hints = _hints(function)
     keywords = [p for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     fields: dict[str, Any] = {
-        p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default)
+        _field_name(p.name): (
+            Annotated[hints.get(p.name, Any), Field(alias=p.name)],
+            ... if p.default is p.empty else p.default,
+        )
         for p in keywords
         if p.name not in HANDED_IN
     }
@@ -42,7 +48,7 @@ def options_model(factory: Callable[..., Any]) -> type[BaseModel]:
         arbitrary_types_allowed=True,
         protected_namespaces=(),
     )
-    return create_model(name, __config__=config, **fields)
+    return create_model(name, __config__=config, __doc__=_summary(factory), **fields)
 
 
 def accepts_runtime(factory: Callable[..., Any]) -> bool:
@@ -52,7 +58,9 @@ def accepts_runtime(factory: Callable[..., Any]) -> bool:
 
 def option_values(model: BaseModel) -> dict[str, Any]:
     """Validated options as keyword arguments, nested objects left as they are."""
-    return {name: getattr(model, name) for name in model.model_fields_set | set(type(model).model_fields)}
+    fields = type(model).model_fields
+    values = {field.alias or name: getattr(model, name) for name, field in fields.items()}
+    return {**values, **(model.model_extra or {})}
 
 
 def validated(init: Callable[P, None]) -> Callable[P, None]:
@@ -82,8 +90,26 @@ def _without_self(init: Callable[..., None]) -> Callable[..., None]:
     return bound
 
 
+def _field_name(parameter: str) -> str:
+    """A name that pydantic takes: it keeps some for itself, and those with a leading underscore."""
+    taken = hasattr(BaseModel, parameter) or parameter.startswith("_")
+    return f"option_{parameter.lstrip('_')}" if taken else parameter
+
+
+def _summary(factory: Callable[..., Any]) -> str | None:
+    """The first paragraph of a class's docstring, on one line."""
+    text = inspect.cleandoc(factory.__doc__ or "") if isinstance(factory, type) else ""
+    return " ".join(text.partition("\n\n")[0].split()) or None
+
+
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return get_type_hints(inspect.unwrap(function), include_extras=True)
-    except (NameError, TypeError, AttributeError):
-        return {}
+    """The annotations of a function, each by itself: one that cannot be resolved spoils no other."""
+    function = inspect.unwrap(function)
+    hints: dict[str, Any] = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        alone = SimpleNamespace(__annotations__={name: annotation})
+        try:
+            hints |= get_type_hints(alone, globalns=getattr(function, "__globals__", {}), include_extras=True)
+        except (NameError, TypeError, AttributeError, SyntaxError):
+            continue
+    return hints

@@ -44,6 +44,9 @@ class Problem:
         await send({"type": f"{kind}.start", "status": self.status, "headers": self._headers(len(body))})
         await send({"type": f"{kind}.body", "body": b"" if scope.get("method") == "HEAD" else body})
 
+    def __repr__(self) -> str:
+        return f"<Problem {self.status} {self.failure.code}>"
+
     def _headers(self, length: int) -> Headers:
         return [
             (b"content-type", b"application/problem+json"),

@@ -36,7 +36,7 @@ class ServiceRoute:
         if self.strip_prefix and self.mounted:
             inner["root_path"] = scope.get("root_path", "") + self.strip_prefix
         elif self.strip_prefix:
-            inner[STRIPPED_PREFIX] = self.strip_prefix.encode("ascii")
+            inner[STRIPPED_PREFIX] = self.strip_prefix.encode("utf-8")
         return inner
 
     def takes_host(self, host: str) -> bool:
@@ -67,7 +67,7 @@ class Router:
         self._exact: dict[str, list[ServiceRoute]] = {}
         self._below: dict[str, list[ServiceRoute]] = {}
         self._fallback = fallback
-        for route in sorted(routes, key=lambda route: (route.host is None, route.methods is None)):
+        for route in sorted(routes, key=_narrowest_first):
             pattern = PathPattern(route.pattern)
             table = self._below if pattern.below else self._exact
             table.setdefault(pattern.exact, []).append(route)
@@ -116,6 +116,12 @@ class Router:
                 return True
             match.allowed.update(route.methods or ())
         return False
+
+
+def _narrowest_first(route: ServiceRoute) -> tuple[bool, bool, int, bool]:
+    """Exact hosts before wildcards, longer ones before shorter; any host last; then methods."""
+    host = route.host or ""
+    return not host, host.startswith("*"), -len(host), route.methods is None
 
 
 def _host(scope: Scope) -> str:

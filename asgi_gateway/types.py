@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -17,52 +17,67 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header: TypeAlias = tuple[bytes, bytes]
 Headers: TypeAlias = list[Header]
 
-DURATION_PATTERN = r"^\d+(\.\d+)?(ms|s|m|h|d)?$"
-SIZE_PATTERN = r"^\d+(B|KB|MB|GB|KiB|MiB|GiB)?$"
-STATUS_PATTERN = r"^([1-5]xx|[1-5]\d\d(-[1-5]\d\d)?)$"
+_DURATION = r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?"
+_SIZE = r"(\d+)\s*(B|KB|MB|GB|KiB|MiB|GiB)?"
+_STATUS = r"([1-5])xx|([1-5]\d\d)(?:-([1-5]\d\d))?"
+_METHOD = r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]*"
 
-_DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _SIZE_UNITS = {
-    "": 1,
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "KiB": 2**10,
-    "MiB": 2**20,
     "GiB": 2**30,
+    "GB": 10**9,
+    "MiB": 2**20,
+    "MB": 10**6,
+    "KiB": 2**10,
+    "KB": 10**3,
+    "B": 1,
 }
 
 
 def parse_duration(value: object) -> object:
     """Seconds of ``250ms``, ``5s``, ``2m``, ``1h``, ``1d`` or a bare number; anything else unchanged."""
-    if not isinstance(value, str):
+    if not isinstance(value, str | bool):
         return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", value.strip())
+    match = re.fullmatch(_DURATION, value.strip()) if isinstance(value, str) else None
     if match is None:
         raise ValueError("expected a duration such as 250ms, 5s or 2m")
-    return float(match[1]) * _DURATION_UNITS[match[2] or ""]
+    return float(match[1]) * _DURATION_UNITS[match[2] or "s"]
+
+
+def write_duration(seconds: float) -> str:
+    """The duration as `parse_duration` reads it: 90.0 is ``90s``, 120.0 is ``2m``."""
+    for unit in ("h", "m", "s", "ms"):
+        amount = round(seconds / _DURATION_UNITS[unit], 9)
+        if amount >= 1 and amount == int(amount):
+            return f"{int(amount)}{unit}"
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
 
 
 def parse_size(value: object) -> object:
     """Bytes of ``64KiB``, ``1MB`` or a bare number; anything else unchanged."""
-    if not isinstance(value, str):
+    if not isinstance(value, str | bool):
         return value
-    match = re.fullmatch(r"(\d+)\s*(B|KB|MB|GB|KiB|MiB|GiB)?", value.strip())
+    match = re.fullmatch(_SIZE, value.strip()) if isinstance(value, str) else None
     if match is None:
         raise ValueError("expected a size such as 64KiB or 1MiB")
-    return int(match[1]) * _SIZE_UNITS[match[2] or ""]
+    return int(match[1]) * _SIZE_UNITS[match[2] or "B"]
+
+
+def write_size(size: int) -> str:
+    """The size as `parse_size` reads it, in the largest unit that divides it."""
+    unit = next(unit for unit, factor in _SIZE_UNITS.items() if size % factor == 0 and (size or factor == 1))
+    return f"{size // _SIZE_UNITS[unit]}{unit}"
 
 
 def parse_statuses(value: object) -> object:
-    """The status codes of ``[500, 502-504, 4xx]``; anything but a list unchanged."""
+    """The status codes of ``[500, 502-504, 4xx]``; anything but a list or one of its items unchanged."""
     if isinstance(value, int | str):
         value = [value]
-    if not isinstance(value, Iterable):
+    if not isinstance(value, list | tuple | set | frozenset):
         return value
-    statuses: set[object] = set()
+    statuses: set[int] = set()
     for item in value:
-        match = re.fullmatch(r"([1-5])xx|([1-5]\d\d)(?:-([1-5]\d\d))?", str(item))
+        match = re.fullmatch(_STATUS, str(item))
         if match is None:
             raise ValueError(f"expected status codes such as [502-504] or [5xx], not {item!r}")
         if match[1]:
@@ -75,45 +90,59 @@ def parse_statuses(value: object) -> object:
     return frozenset(statuses)
 
 
+def write_statuses(statuses: frozenset[int]) -> list[int | str]:
+    """The set as `parse_statuses` reads it, runs of codes as ranges."""
+    runs: list[list[int]] = []
+    for status in sorted(statuses):
+        if runs and status == runs[-1][1] + 1:
+            runs[-1][1] = status
+        else:
+            runs.append([status, status])
+    return [first if first == last else f"{first}-{last}" for first, last in runs]
+
+
 def parse_methods(value: object) -> object:
     """Method names as a set; each must be an RFC 9110 token in upper case."""
     if isinstance(value, str):
         value = [value]
-    if not isinstance(value, Iterable):
+    if not isinstance(value, list | tuple | set | frozenset):
         return value
     methods = [str(item) for item in value]
     for method in methods:
-        if not re.fullmatch(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]*", method):
+        if not re.fullmatch(_METHOD, method):
             raise ValueError(f"expected method names in upper case such as GET, not {method!r}")
     return frozenset(methods)
 
 
-def _above_zero(value: float) -> float:
-    if value <= 0:
-        raise ValueError("must be greater than 0")
-    return value
-
-
 _DURATION_SCHEMA = WithJsonSchema(
     {
-        "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": DURATION_PATTERN}],
+        "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": f"^{_DURATION}$"}],
         "description": "A duration: 250ms, 5s, 2m, 1h; a bare number is seconds.",
     }
 )
+_SIZE_SCHEMA = WithJsonSchema(
+    {
+        "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_SIZE}$"}],
+        "description": "A size: 64KiB, 1MB; a bare number is bytes.",
+    }
+)
+_STATUS_ITEM = {
+    "anyOf": [
+        {"type": "integer", "minimum": 100, "maximum": 599},
+        {"type": "string", "pattern": f"^({_STATUS})$"},
+    ]
+}
 _STATUS_SCHEMA = WithJsonSchema(
     {
-        "type": "array",
-        "items": {"anyOf": [{"type": "integer"}, {"type": "string", "pattern": STATUS_PATTERN}]},
+        "anyOf": [{"type": "array", "items": _STATUS_ITEM}, _STATUS_ITEM],
         "description": "Status codes: [500, 502-504, 5xx].",
     }
 )
+_METHOD_ITEM = {"type": "string", "pattern": f"^{_METHOD}$"}
 _METHODS_SCHEMA = WithJsonSchema(
-    {"type": "array", "items": {"type": "string"}, "description": "Method names in upper case."}
-)
-_SIZE_SCHEMA = WithJsonSchema(
     {
-        "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": SIZE_PATTERN}],
-        "description": "A size: 64KiB, 1MB; a bare number is bytes.",
+        "anyOf": [{"type": "array", "items": _METHOD_ITEM}, _METHOD_ITEM],
+        "description": "Method names in upper case.",
     }
 )
 
@@ -121,6 +150,7 @@ Seconds = Annotated[
     float,
     BeforeValidator(parse_duration),
     Field(ge=0, allow_inf_nan=False),
+    PlainSerializer(write_duration, return_type=str, when_used="json"),
     _DURATION_SCHEMA,
 ]
 """A duration in seconds, zero or more; YAML may say ``250ms``, ``5s``, ``2m``."""
@@ -128,17 +158,33 @@ Seconds = Annotated[
 PositiveSeconds = Annotated[
     float,
     BeforeValidator(parse_duration),
-    AfterValidator(_above_zero),
-    Field(allow_inf_nan=False),
+    Field(gt=0, allow_inf_nan=False),
+    PlainSerializer(write_duration, return_type=str, when_used="json"),
     _DURATION_SCHEMA,
 ]
 """A duration in seconds, more than zero."""
 
-Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0), _SIZE_SCHEMA]
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    Field(ge=0),
+    PlainSerializer(write_size, return_type=str, when_used="json"),
+    _SIZE_SCHEMA,
+]
 """A number of bytes; YAML may say ``64KiB``."""
 
-StatusSet = Annotated[frozenset[int], BeforeValidator(parse_statuses), _STATUS_SCHEMA]
+StatusSet = Annotated[
+    frozenset[int],
+    BeforeValidator(parse_statuses),
+    PlainSerializer(write_statuses, return_type=list[int | str], when_used="json"),
+    _STATUS_SCHEMA,
+]
 """A set of status codes; YAML may say ``[500, 502-504, 5xx]``."""
 
-MethodSet = Annotated[frozenset[str], BeforeValidator(parse_methods), _METHODS_SCHEMA]
+MethodSet = Annotated[
+    frozenset[str],
+    BeforeValidator(parse_methods),
+    PlainSerializer(sorted, return_type=list[str], when_used="json"),
+    _METHODS_SCHEMA,
+]
 """A set of method names in upper case."""

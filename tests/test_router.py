@@ -48,6 +48,8 @@ async def test_star_alone_takes_everything_else() -> None:
         (b"a.example", "a"),
         (b"A.Example.:8080", "a"),
         (b"x.b.example", "b"),
+        (b"exact.b.example", "exact"),
+        (b"y.x.b.example", "xb"),
         (b"b.example", "any"),
         (b"other", "any"),
         (b"[::1]:80", "v6"),
@@ -59,6 +61,8 @@ async def test_routes_ask_for_hosts(host: bytes, service: str) -> None:
             route("/*", "any"),
             route("/*", "a", host="a.example"),
             route("/*", "b", host="*.b.example"),
+            route("/*", "xb", host="*.x.b.example"),
+            route("/*", "exact", host="exact.b.example"),
             route("/*", "v6", host="[::1]"),
         ]
     )

@@ -1,0 +1,244 @@
+"""The configuration as typed, frozen objects: what the file says, with every default filled in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PrivateAttr,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from asgi_gateway.asgi.paths import PathPattern, resolved
+from asgi_gateway.config.document import Document
+from asgi_gateway.config.mistakes import Mistake, Path
+from asgi_gateway.proxy.transport import Connections, Timeouts
+from asgi_gateway.types import MethodSet
+
+
+@dataclass(frozen=True)
+class MiddlewareSpec:
+    """One middleware of a chain: ``spec.factory(app, **spec.options)`` builds it.
+
+    `name` is what the file calls it, `options` are validated and complete, `model` is what they were
+    validated by, and `path` is where the file names it.
+    """
+
+    name: str
+    factory: Callable[..., Any] = field(repr=False)
+    options: dict[str, Any] = field(repr=False)
+    model: BaseModel = field(repr=False, compare=False)
+    path: Path = field(repr=False, compare=False)
+
+
+Chain = tuple[Annotated[InstanceOf[MiddlewareSpec], WithJsonSchema({})], ...]
+
+
+SERVICE_NAME = r"^[A-Za-z0-9_-]+$"
+
+
+def _like(pattern: str) -> WithJsonSchema:
+    """What an editor is told of a text; the validator beside it knows more."""
+    return WithJsonSchema({"type": "string", "pattern": pattern})
+
+
+def _checked_url(url: str) -> str:
+    """An http or https URL with a host, whose path is a prefix; raises `ValueError`."""
+    if not url.isascii() or re.search(r"[\s\x00-\x1f\x7f]", url):
+        raise ValueError("a URL may only hold visible ASCII characters")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected a URL such as http://localhost:8000")
+    if "@" in parts.netloc:
+        raise ValueError("a URL may not hold a user or password")
+    if "?" in url or "#" in url:
+        raise ValueError("a URL may not hold a query or a fragment")
+    try:
+        usable = parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.netloc.endswith(":"):
+        raise ValueError("the port must be a number from 1 to 65535")
+    return url
+
+
+def _checked_import(reference: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*", reference):
+        raise ValueError("expected package.module:attribute")
+    return reference
+
+
+def _checked_path(path: str) -> str:
+    if re.search(r"[?#%\s\x00-\x1f\x7f]", path):
+        raise ValueError("a route's path is written decoded, without %, ?, # and spaces")
+    pattern = PathPattern(path)
+    if resolved(pattern.exact) != pattern.exact:
+        raise ValueError("a route's path may not hold // or dot segments, no request would match it")
+    return path
+
+
+def _checked_host(host: str) -> str:
+    host = host.lower().rstrip(".")
+    if not re.fullmatch(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", host):
+        raise ValueError("expected a host such as api.example.com or *.example.com, without a port")
+    return host
+
+
+def _checked_prefix(prefix: str) -> str:
+    if not prefix.startswith("/") or prefix.endswith(("/", "*")):
+        raise ValueError("expected a path such as /api/ai that neither ends in a slash nor in a *")
+    return prefix
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(SERVICE_NAME, name):
+        raise ValueError(f"the service name {name!r} may only hold letters, digits, - and _")
+    return name
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+class Part(BaseModel):
+    """A mapping of the file: unknown keys are refused, nothing changes after it is read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Listen(Part):
+    """Where the gateway listens."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address or name to listen on.")
+    port: int = Field(default=3000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+
+
+class Logging(Part):
+    """What the gateway logs."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        default="info", description="The least severe level that is logged, in either case of letters."
+    )
+
+
+class Route(Part):
+    """Which requests lead to a service."""
+
+    path: Annotated[str, AfterValidator(_checked_path), _like("^/")] = Field(
+        description="An exact path, or /prefix/* for /prefix and all below it."
+    )
+    host: Annotated[str, AfterValidator(_checked_host)] | None = Field(
+        default=None, description="Only requests to this host: a name or *.example.com."
+    )
+    methods: MethodSet | None = Field(default=None, description="Only requests with these methods.")
+    strip_prefix: Annotated[str, AfterValidator(_checked_prefix), _like("^/.*[^/*]$")] | None = Field(
+        default=None, description="Leading segments of the path that the service does not see."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        prefix = self.strip_prefix
+        exact = PathPattern(self.path).exact
+        if prefix is not None and exact != prefix and not exact.startswith(prefix + "/"):
+            raise PydanticCustomError("route", "strip_prefix is not a leading part of path")
+        if self.methods is not None and not self.methods:
+            raise PydanticCustomError("route", "methods is empty, so no request would match")
+        return self
+
+
+def _some_routes(routes: tuple[Route, ...]) -> tuple[Route, ...]:
+    if not routes:
+        raise PydanticCustomError("routes", "a service needs at least one route")
+    return routes
+
+
+class Service(Part):
+    """A backend: another server by `url`, or an ASGI application by `app`."""
+
+    url: Annotated[str, AfterValidator(_checked_url), _like("^https?://")] | None = Field(
+        default=None,
+        repr=False,
+        description="Where the service listens; a path in it is put before the path of each request.",
+    )
+    app: Annotated[str, AfterValidator(_checked_import), _like(":")] | None = Field(
+        default=None, description="An ASGI application in this process: package.module:attribute."
+    )
+    required: bool = Field(
+        default=False, description="Whether the gateway is ready only while this service can be used."
+    )
+    transport: Literal["http1", "httpx"] = Field(default="http1", description="How the service is spoken to.")
+    preserve_host: bool = Field(
+        default=False, description="Send the client's Host header on, in place of the service's own."
+    )
+    timeouts: Timeouts = Field(default=Timeouts())
+    connections: Connections = Field(default=Connections())
+    routes: Annotated[tuple[Route, ...], AfterValidator(_some_routes)] = Field(
+        description="Which requests lead here, one entry at least.", json_schema_extra={"minItems": 1}
+    )
+    middleware: Chain = Field(default=(), description="The service's own chain, outermost first.")
+
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self) -> Self:
+        if (self.url is None) == (self.app is None):
+            raise PydanticCustomError("service", "a service needs exactly one of 'url' and 'app'")
+        for name in PROXY_ONLY:
+            if self.app is not None and name in self.model_fields_set:
+                raise PydanticCustomError("service", f"an 'app' is called directly, so it has no {name!r}")
+        return self
+
+
+PROXY_ONLY = ("transport", "preserve_host", "timeouts", "connections")
+"""What only a service that is reached over the network can have."""
+
+
+class Config(Part):
+    """The whole configuration of a gateway."""
+
+    version: Literal[1] = Field(description="The version of this format: 1.")
+    listen: Listen = Field(default=Listen())
+    logging: Logging = Field(default=Logging())
+    middleware: Chain = Field(default=(), description="The global chain, outermost first.")
+    services: dict[Annotated[str, AfterValidator(_checked_name)], Service] = Field(
+        default_factory=dict,
+        description="The services by name.",
+        json_schema_extra={"propertyNames": {"pattern": SERVICE_NAME}},
+    )
+    _document: Document = PrivateAttr(default_factory=Document)
+
+    def model_post_init(self, context: Any) -> None:
+        """Keep the document that this is validated from."""
+        if isinstance(context, Document):
+            self._document = context
+
+    @property
+    def document(self) -> Document:
+        """What this was read from."""
+        return self._document
+
+    def mistake(self, path: Path, reason: str) -> Mistake:
+        """What went wrong when the part at `path` was put to use, with its place in the file.
+
+        The reason is left out where it may quote a secret.
+        """
+        return self._document.foreign_mistake(path, reason)
+
+    def chains(self) -> Iterator[tuple[str | None, tuple[MiddlewareSpec, ...]]]:
+        """Every service with all that a request to it passes, outermost first; None is the global chain."""
+        yield None, self.middleware
+        for name, service in self.services.items():
+            yield name, (*self.middleware, *service.middleware)
