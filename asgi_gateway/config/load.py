@@ -108,7 +108,11 @@ def _missing_apps(document: Document) -> Iterator[Mistake]:
     services = document.data.get("services")
     for name, service in services.items() if isinstance(services, dict) else ():
         reference = service.get("app") if isinstance(service, dict) else None
-        if isinstance(reference, str) and not document.is_broken(("services", name, "app")):
+        if (
+            isinstance(reference, str)
+            and ":" in reference
+            and not document.is_broken(("services", name, "app"))
+        ):
             try:
                 load(reference)
             except MiddlewareNotFound as error:

@@ -24,7 +24,7 @@ services:
       - {path: /ai/*, strip_prefix: /ai, methods: [GET, POST], host: AI.Example.com.}
       - {path: /exact}
   app:
-    app: my.module:create.app
+    app: json:decoder.JSONDecoder
     routes: [{path: /}]
 """
 
@@ -44,7 +44,7 @@ def test_a_file_becomes_typed_values(parse: Parse) -> None:
     assert (route.path, route.strip_prefix, route.methods) == ("/ai/*", "/ai", {"GET", "POST"})
     assert route.host == "ai.example.com"
     assert (exact.host, exact.methods, exact.strip_prefix) == (None, None, None)
-    assert config.services["app"].app == "my.module:create.app"
+    assert config.services["app"].app == "json:decoder.JSONDecoder"
 
 
 def test_a_version_is_a_configuration(parse: Parse) -> None:
