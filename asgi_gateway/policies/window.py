@@ -1,8 +1,27 @@
-"""Windows: what a rate limit says of one key at one moment."""
+"""Windows: what a rate limit says of one key at one moment, and the three ways of counting.
+
+Each counter counts one key. It takes the time and the limit as arguments, never reads a clock, and
+costs O(1) a hit. A hit that is refused is not counted.
+
+- `FixedWindow`: a window begins with the first hit and ends a period later. Two numbers a key; twice the
+  limit may pass around the border of two windows.
+- `SlidingWindow`: the count of the window before, weighted by how much of it still overlaps the last
+  period, plus the count of this one. Three numbers a key; an approximation that spreads the border.
+- `MovingWindow`: the times of the hits themselves. Never more than the limit in any period; memory grows
+  with the limit.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, NamedTuple, TypeAlias
+
+_STRICTLY_AFTER: Final = 1e-6
+"""Seconds. A sliding window has room after a moment, not at it: a microsecond is after it for every clock."""
 
 
 class Window(NamedTuple):
@@ -15,3 +34,194 @@ class Window(NamedTuple):
     """Until the whole limit is free again if nothing more comes."""
     retry_after: float
     """Until the same request would pass; 0 where it passed."""
+
+
+class FixedWindow:
+    """Counts hits from the first one until `period` seconds later."""
+
+    __slots__ = ("_count", "_ends_at", "_period")
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._count = 0
+        self._ends_at = -math.inf
+
+    def fits(self, now: float, limit: int, cost: int = 1) -> bool:
+        """Whether the limit allows `cost` more."""
+        return self.count(now) + cost <= limit
+
+    def hit(self, now: float, limit: int, cost: int = 1) -> Window:
+        """Count `cost` more, if the limit allows."""
+        allowed = self.fits(now, limit, cost)
+        if allowed:
+            self.add(now, cost)
+        return self._report(now, limit, cost, allowed=allowed)
+
+    def peek(self, now: float, limit: int, cost: int = 1) -> Window:
+        """What `hit` would say, nothing counted."""
+        return self._report(now, limit, cost, allowed=self.fits(now, limit, cost))
+
+    def count(self, now: float) -> int:
+        """Hits in the window of `now`."""
+        if now >= self._ends_at:
+            self._count = 0
+        return self._count
+
+    def add(self, now: float, cost: int) -> int:
+        """Count `cost` more whatever the limit; the new count."""
+        if not self.count(now):
+            self._ends_at = now + self._period
+        self._count += cost
+        return self._count
+
+    def seconds_left(self, now: float) -> float:
+        """Until the window ends, 0 where none has begun."""
+        return max(0.0, self._ends_at - now)
+
+    def _report(self, now: float, limit: int, cost: int, *, allowed: bool) -> Window:
+        left = self.seconds_left(now)
+        wait = 0.0 if allowed else left if cost <= limit else math.inf
+        return Window(allowed, limit, max(0, limit - self._count), left, wait)
+
+
+class SlidingWindow:
+    """Weighs the window before into the count of this one; windows begin at multiples of `period`."""
+
+    __slots__ = ("_current", "_index", "_period", "_previous")
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._index = -math.inf
+        self._previous = 0
+        self._current = 0
+
+    def fits(self, now: float, limit: int, cost: int = 1) -> bool:
+        """Whether the limit allows `cost` more."""
+        self._roll(now)
+        return now > self._free_after(limit, cost)
+
+    def hit(self, now: float, limit: int, cost: int = 1) -> Window:
+        """Count `cost` more, if the limit allows."""
+        self._roll(now)
+        free_after = self._free_after(limit, cost)
+        allowed = now > free_after
+        if allowed:
+            self._current += cost
+        return self._report(now, limit, free_after, allowed=allowed)
+
+    def peek(self, now: float, limit: int, cost: int = 1) -> Window:
+        """What `hit` would say, nothing counted."""
+        self._roll(now)
+        free_after = self._free_after(limit, cost)
+        return self._report(now, limit, free_after, allowed=now > free_after)
+
+    def counts(self, now: float) -> tuple[int, float, int, float]:
+        """The count before and the seconds it still weighs, the count now and the seconds it will."""
+        self._roll(now)
+        left = (self._index + 1) * self._period - now
+        return self._previous, left if self._previous else 0.0, self._current, left + self._period
+
+    def _roll(self, now: float) -> None:
+        index = now // self._period
+        if index != self._index:
+            self._previous = self._current if index == self._index + 1 else 0
+            self._current = 0
+            self._index = index
+
+    def _free_after(self, limit: int, cost: int) -> float:
+        """The moment after which `cost` more fits.
+
+        It fits while ``floor(previous * left / period + current) + cost <= limit``, that is while
+        ``previous * left / period < limit - cost + 1 - current``, which is solved for the time here.
+        """
+        if cost > limit:
+            return math.inf
+        end = (self._index + 1) * self._period
+        room = limit - cost + 1 - self._current
+        if room > 0:
+            return end - self._period * room / self._previous if self._previous else -math.inf
+        return end + self._period - self._period * (limit - cost + 1) / self._current
+
+    def _report(self, now: float, limit: int, free_after: float, *, allowed: bool) -> Window:
+        left = (self._index + 1) * self._period - now
+        used = math.floor(self._previous * left / self._period) + self._current
+        reset = max(0.0, self._free_after(limit, limit) - now)
+        wait = 0.0 if allowed else free_after - now + _STRICTLY_AFTER
+        return Window(allowed, limit, max(0, limit - used), reset, wait)
+
+
+class MovingWindow:
+    """Remembers when each hit came; a hit counts for `period` seconds."""
+
+    __slots__ = ("_period", "_times")
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._times: deque[float] = deque()
+
+    def fits(self, now: float, limit: int, cost: int = 1) -> bool:
+        """Whether the limit allows `cost` more."""
+        return self.count(now) + cost <= limit
+
+    def hit(self, now: float, limit: int, cost: int = 1) -> Window:
+        """Count `cost` more, if the limit allows."""
+        allowed = self.fits(now, limit, cost)
+        if allowed:
+            self._times.extend((now,) * cost)
+        return self._report(now, limit, cost, allowed=allowed)
+
+    def peek(self, now: float, limit: int, cost: int = 1) -> Window:
+        """What `hit` would say, nothing counted."""
+        return self._report(now, limit, cost, allowed=self.fits(now, limit, cost))
+
+    def count(self, now: float) -> int:
+        """Hits of the last `period` seconds."""
+        times = self._times
+        while times and now >= times[0] + self._period:
+            times.popleft()
+        return len(times)
+
+    def oldest(self, now: float) -> float:
+        """When the oldest hit that still counts came, `now` where there is none."""
+        return self._times[0] if self.count(now) else now
+
+    def _report(self, now: float, limit: int, cost: int, *, allowed: bool) -> Window:
+        times = self._times
+        wait = 0.0
+        if not allowed:
+            wait = times[len(times) + cost - limit - 1] + self._period - now if cost <= limit else math.inf
+        reset = times[-1] + self._period - now if times else 0.0
+        return Window(allowed, limit, max(0, limit - len(times)), reset, wait)
+
+
+Counter: TypeAlias = FixedWindow | SlidingWindow | MovingWindow
+
+COUNTERS: Final[Mapping[str, type[Counter]]] = MappingProxyType(
+    {"fixed_window": FixedWindow, "sliding_window": SlidingWindow, "moving_window": MovingWindow}
+)
+"""The ways of counting, by the names that the configuration gives them."""
+
+
+class Limit(NamedTuple):
+    """At most `amount` in `period` seconds, as `counter` counts."""
+
+    counter: type[Counter]
+    amount: int
+    period: int
+
+
+def tightest(first: Window, second: Window) -> Window:
+    """The window that binds: the longer wait of two refusals, a refusal, or the one with less left."""
+    if first.allowed and second.allowed:
+        by_room = (first.remaining, -first.reset_after) <= (second.remaining, -second.reset_after)
+        return first if by_room else second
+    return first if first.retry_after >= second.retry_after else second
+
+
+def hit_all(counters: Sequence[tuple[Counter, int]], now: float, cost: int = 1) -> Window:
+    """Count `cost` with every counter if each one's limit allows, else with none; the tightest window."""
+    if all(counter.fits(now, limit, cost) for counter, limit in counters):
+        windows = [counter.hit(now, limit, cost) for counter, limit in counters]
+    else:
+        windows = [counter.peek(now, limit, cost) for counter, limit in counters]
+    return functools.reduce(tightest, windows)

@@ -1,0 +1,1 @@
+"""State behind the policies: counters in memory now, in a shared store later."""

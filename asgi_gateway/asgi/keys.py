@@ -1,0 +1,109 @@
+"""What a request is counted by: key functions, by the names that the configuration gives them."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Callable, Hashable
+from importlib import import_module
+from typing import Final, TypeAlias
+
+from asgi_gateway.asgi.headers import get_header
+from asgi_gateway.asgi.paths import request_path, resolved
+from asgi_gateway.context import CLIENT_ADDRESS, SERVICE
+from asgi_gateway.types import Scope
+
+KeyFunction: TypeAlias = Callable[[Scope], Hashable | None]
+"""The key of a request, None where it has none."""
+
+_LONGEST: Final = 128
+_MAPPED_IPV4: Final = bytes(10) + b"\xff\xff"
+
+
+def key_function(name: str) -> KeyFunction:
+    """The function for ``client_address``, ``path``, ``service``, ``header:<name>`` or ``module:function``.
+
+    Raises `ValueError` for anything else, and where the function cannot be imported.
+    """
+    known = {"client_address": by_client_address, "path": by_path, "service": by_service}
+    if name in known:
+        return known[name]
+    kind, _, rest = name.partition(":")
+    if kind == "header" and rest:
+        return by_header(rest)
+    if kind and rest:
+        return by_function(_imported(kind, rest))
+    raise ValueError(
+        f"expected client_address, path, service, header:<name> or <package.module>:<function>, not {name!r}"
+    )
+
+
+def by_client_address(scope: Scope) -> Hashable | None:
+    """The client's address, IPv6 by its /64: one customer holds at least that many addresses."""
+    address: str | None = scope.get(CLIENT_ADDRESS)
+    if address is None:
+        client = scope.get("client")
+        if not client:
+            return None
+        address = client[0]
+    return _network(address) if ":" in address else address
+
+
+def by_path(scope: Scope) -> Hashable | None:
+    """The path, decoded and with its dot segments resolved."""
+    return _bounded(resolved(request_path(scope)))
+
+
+def by_service(scope: Scope) -> Hashable | None:
+    """The name of the service that the request is routed to."""
+    service: str | None = scope.get(SERVICE)
+    return service
+
+
+def by_header(name: str) -> KeyFunction:
+    """The value of a request header; an absent or an empty one is no key."""
+    wanted = name.lower().encode("latin-1")
+
+    def key(scope: Scope) -> Hashable | None:
+        value = get_header(scope["headers"], wanted)
+        return _bounded(value.decode("latin-1")) if value else None
+
+    return key
+
+
+def by_function(function: Callable[[Scope], str | None]) -> KeyFunction:
+    """Whatever a function of the scope returns; None is no key."""
+
+    def key(scope: Scope) -> Hashable | None:
+        value = function(scope)
+        return None if value is None else _bounded(value)
+
+    return key
+
+
+def _imported(module: str, name: str) -> Callable[[Scope], str | None]:
+    try:
+        function: Callable[[Scope], str | None] = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot import the key function {module}:{name}: {error}") from error
+    if not callable(function):
+        raise ValueError(f"{module}:{name} is not a function")  # noqa: TRY004 - pydantic reports ValueError
+    return function
+
+
+def _network(address: str) -> Hashable:
+    """The /64 of an IPv6 address, the IPv4 address of a mapped one, anything else as it is."""
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    except OSError:
+        return address
+    if packed.startswith(_MAPPED_IPV4):
+        return socket.inet_ntop(socket.AF_INET, packed[12:])
+    return packed[:8]
+
+
+def _bounded(text: str) -> str:
+    """A key of bounded length: a client chooses how long a header is, not how much of it is kept."""
+    if len(text) <= _LONGEST:
+        return text
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()

@@ -1,0 +1,88 @@
+"""A request body that can be read more than once."""
+
+from __future__ import annotations
+
+from asgi_gateway.types import Message, Receive, Scope
+
+
+def declared_length(scope: Scope) -> int | None:
+    """How long a request's body is: 0 where it has none, None where that cannot be known beforehand.
+
+    HTTP/1.1 announces a body by Content-Length or Transfer-Encoding (RFC 9112 section 6); later
+    versions need not announce it.
+    """
+    for name, value in scope["headers"]:
+        length = len(name)
+        if length == 14 and name.lower() == b"content-length":
+            return int(value) if value.isdigit() and len(value) < 20 else None
+        if length == 17 and name.lower() == b"transfer-encoding":
+            return None
+    return 0 if scope.get("http_version", "1.1").startswith("1") else None
+
+
+class ReplayableBody:
+    """Keeps a request body while it is first read, so that a later attempt reads the same bytes.
+
+    Bytes are kept as the first attempt asks for them, never ahead of it, up to `max_size`. Past that they
+    are dropped, the attempt reads on, and `replayable` is False from then on; so it is where the client
+    leaves inside the body. `empty` is for a request known to have no body.
+
+    Each attempt reads through its own `reader()`. After the body's end a reader delegates to the real
+    ``receive``: the end of a body is not the end of the client.
+    """
+
+    __slots__ = ("_kept", "_max_size", "_receive", "_unread", "complete", "replayable")
+
+    def __init__(self, receive: Receive, max_size: int, *, empty: bool = False) -> None:
+        self._receive = receive
+        self._max_size = max_size
+        self._kept = bytearray()
+        self._unread = not empty
+        self.complete = empty
+        """The body has been read to its end."""
+        self.replayable = True
+        """Another attempt can be given the whole body."""
+
+    def reader(self) -> Receive:
+        """The ``receive`` of one attempt."""
+        if self._unread:
+            return self._read
+        replayed = False
+
+        async def receive() -> Message:
+            nonlocal replayed
+            if replayed:
+                return await self._read()
+            replayed = True
+            return {"type": "http.request", "body": bytes(self._kept), "more_body": not self.complete}
+
+        return receive
+
+    async def disconnected(self) -> None:
+        """Return when the client has left; to be awaited when the body is complete."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _read(self) -> Message:
+        message = await self._receive()
+        if self.complete:
+            # A first attempt that did not ask for the empty body left its one message behind.
+            while message["type"] == "http.request":
+                message = await self._receive()
+        elif message["type"] == "http.request":
+            self._keep(message)
+        else:
+            self.replayable = False
+        return message
+
+    def _keep(self, message: Message) -> None:
+        self._unread = False
+        self.complete = not message.get("more_body", False)
+        if not self.replayable:
+            return
+        body = message.get("body", b"")
+        if len(self._kept) + len(body) > self._max_size:
+            self.replayable = False
+            self._kept.clear()
+        else:
+            self._kept += body

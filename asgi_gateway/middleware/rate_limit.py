@@ -1,0 +1,195 @@
+"""Bound how often each client may ask."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Annotated, Final, Literal, TypeAlias
+
+from limits import parse_many
+from pydantic import AfterValidator, Field, WithJsonSchema
+
+from asgi_gateway.asgi.headers import without
+from asgi_gateway.asgi.keys import by_client_address, by_function, key_function
+from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
+from asgi_gateway.asgi.retry_after import retry_after_header
+from asgi_gateway.context import Exchange, join_exchange
+from asgi_gateway.errors import Failure
+from asgi_gateway.options import validated
+from asgi_gateway.policies.window import COUNTERS, Limit, Window, tightest
+from asgi_gateway.problem import Problem
+from asgi_gateway.runtime import Runtime
+from asgi_gateway.stores.memory import BoundedMemoryStorage
+from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
+
+_logger = logging.getLogger("asgi_gateway.rate_limit")
+
+_FIELDS: Final = frozenset({b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset"})
+_NO_KEY: Final = Problem(
+    400, Failure("bad_request", "client"), "The request lacks what it would be counted by."
+)
+
+
+def _checked_limit(expression: str) -> str:
+    _parsed(expression)
+    return expression
+
+
+def _parsed(expression: str) -> list[tuple[int, int]]:
+    """The amount and the period in seconds of each limit in an expression."""
+    try:
+        limits = [(item.amount, item.get_expiry()) for item in parse_many(expression)]
+    except ValueError:
+        limits = []
+    if not limits or any(amount < 1 for amount, _ in limits):
+        raise ValueError(f'expected a limit such as "100/minute" or "5 per 10 seconds", not {expression!r}')
+    return limits
+
+
+def _checked_key(key: str | Callable[[Scope], str | None]) -> str | Callable[[Scope], str | None]:
+    if isinstance(key, str):
+        key_function(key)
+    return key
+
+
+def _checked_path(pattern: str) -> str:
+    PathPattern(pattern)
+    return pattern
+
+
+Expression: TypeAlias = Annotated[
+    str, AfterValidator(_checked_limit), WithJsonSchema({"type": "string", "examples": ["100/minute"]})
+]
+Key: TypeAlias = Annotated[
+    str | Callable[[Scope], str | None],
+    AfterValidator(_checked_key),
+    WithJsonSchema({"type": "string", "examples": ["client_address", "header:X-Api-Key", "path", "service"]}),
+]
+
+
+class RateLimitMiddleware:
+    """Answer 429 to whoever asks more often than `limit` allows.
+
+    Every response that was counted carries ``RateLimit-Limit``, ``-Remaining`` and ``-Reset``
+    (draft-ietf-httpapi-ratelimit-headers-06) of the limit that is nearest to biting, wherever in the
+    chain it stands; a refusal also ``Retry-After``, and whoever waits that long gets through.
+    Counts are kept in this process, for at most `max_keys` keys.
+
+        RateLimitMiddleware(app, limit=["10/second", "100/minute"], key="header:X-Api-Key")
+    """
+
+    @validated
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limit: Annotated[
+            Expression | list[Expression],
+            Field(description="One or several limits such as 100/minute; a request has to pass all."),
+        ] = "100/minute",
+        strategy: Annotated[
+            Literal["fixed_window", "sliding_window", "moving_window"],
+            Field(description="How requests are counted over time."),
+        ] = "sliding_window",
+        key: Annotated[
+            Key,
+            Field(
+                description="What is counted apart: client_address, path, service, header:<name>, or a "
+                "function <package.module>:<function> of the ASGI scope."
+            ),
+        ] = "client_address",
+        cost: Annotated[int, Field(ge=1, description="How much one request counts.")] = 1,
+        exempt: Annotated[
+            tuple[Annotated[str, AfterValidator(_checked_path)], ...],
+            Field(description="Paths that are not counted, such as /health or /health/*."),
+        ] = (),
+        on_missing_key: Annotated[
+            Literal["client_address", "reject", "skip"],
+            Field(description="A request without the key: count its address, answer 400, or do not count."),
+        ] = "client_address",
+        max_keys: Annotated[
+            int, Field(ge=1, description="Counters kept; beyond that the least recently used is forgotten.")
+        ] = 100_000,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.app = app
+        expressions = [limit] if isinstance(limit, str) else limit
+        counter = COUNTERS[strategy]
+        self.limits = [Limit(counter, *each) for text in expressions for each in _parsed(text)]
+        if not self.limits:
+            raise ValueError('expected at least one limit such as "100/minute"')
+        if cost > min(each.amount for each in self.limits):
+            raise ValueError(f"a request that costs {cost} would never pass the limit {limit!r}")
+        self._key = key_function(key) if isinstance(key, str) else by_function(key)
+        self._cost = cost
+        self._exempt = [PathPattern(pattern) for pattern in exempt]
+        self._on_missing_key = on_missing_key
+        self._addressless = False
+        self.storage = BoundedMemoryStorage(max_keys=max_keys, clock=(runtime or Runtime()).clock)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or (self._exempt and self._is_exempt(scope)):
+            await self.app(scope, receive, send)
+            return
+        scope, exchange = join_exchange(scope)
+        key = self._key(scope)
+        if key is None:
+            if self._on_missing_key == "reject":
+                await _NO_KEY(scope, receive, send)
+                return
+            if self._on_missing_key == "skip":
+                await self.app(scope, receive, send)
+                return
+            key = self._address_instead(scope)
+        window = self.storage.hit(self.limits, key, self._cost)
+        outer = exchange.rate_limit
+        exchange.rate_limit = window if outer is None else tightest(window, outer)
+        if not window.allowed:
+            await _refusal(window)(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+        else:
+            await self.app(scope, receive, _reporting(exchange, send))
+
+    def _is_exempt(self, scope: Scope) -> bool:
+        path = resolved(request_path(scope))
+        return any(pattern.matches(path) for pattern in self._exempt)
+
+    def _address_instead(self, scope: Scope) -> Hashable:
+        """A key that no header value can be made to equal."""
+        address = by_client_address(scope)
+        if address is None and not self._addressless:
+            self._addressless = True
+            _logger.warning("requests without a client address are counted together")
+        return "client_address", address
+
+
+def _reporting(exchange: Exchange, send: Send) -> Send:
+    """A ``send`` that puts the exchange's tightest window on the response."""
+
+    def reporting(message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start" and exchange.rate_limit is not None:
+            headers = without(message.get("headers", ()), _FIELDS)
+            headers += _headers(exchange.rate_limit)
+            message = {**message, "headers": headers}
+        return send(message)
+
+    return reporting
+
+
+def _headers(window: Window) -> Headers:
+    return [
+        (b"ratelimit-limit", b"%d" % window.limit),
+        (b"ratelimit-remaining", b"%d" % window.remaining),
+        (b"ratelimit-reset", b"%d" % math.ceil(window.reset_after)),
+    ]
+
+
+def _refusal(window: Window) -> Problem:
+    return Problem(
+        429,
+        Failure("rate_limited", "gateway"),
+        "Too many requests; see Retry-After.",
+        headers=[retry_after_header(window.retry_after), *_headers(window)],
+    )

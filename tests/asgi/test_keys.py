@@ -1,0 +1,97 @@
+from typing import Any
+
+import pytest
+
+from asgi_gateway.asgi.keys import by_client_address, by_function, by_header, key_function
+from asgi_gateway.context import CLIENT_ADDRESS, SERVICE
+from asgi_gateway.testing import http_scope
+
+
+def by_plan(scope: Any) -> str | None:
+    """A key function as a user writes it."""
+    return scope.get("plan")
+
+
+def of_client(address: str | None) -> Any:
+    return by_client_address(http_scope(client=(address, 1) if address else None))
+
+
+def test_an_ipv4_address_is_its_own_key():
+    assert of_client("192.0.2.1") == "192.0.2.1"
+    assert of_client("192.0.2.1") != of_client("192.0.2.2")
+
+
+def test_ipv6_addresses_of_one_64_share_a_key():
+    assert of_client("2001:db8:1:2::1") == of_client("2001:0DB8:1:2:ffff::9")
+    assert of_client("2001:db8:1:2::1") != of_client("2001:db8:1:3::1")
+    assert of_client("fe80::1%eth0") == of_client("fe80::2")
+
+
+def test_a_mapped_ipv4_address_is_the_ipv4_address():
+    assert of_client("::ffff:192.0.2.1") == "192.0.2.1"
+    assert of_client("::ffff:192.0.2.1") != of_client("::ffff:192.0.2.2")
+
+
+def test_what_is_no_address_is_counted_as_it_is():
+    assert of_client("testclient") == "testclient"
+    assert of_client("un:ix") == "un:ix"
+
+
+def test_a_client_without_an_address_has_no_key():
+    assert of_client(None) is None
+
+
+def test_the_address_that_an_outer_layer_found_goes_before_the_peer():
+    assert by_client_address(http_scope(**{CLIENT_ADDRESS: "192.0.2.7"})) == "192.0.2.7"
+
+
+def test_a_header_is_read_whatever_its_case():
+    key = by_header("X-Api-Key")
+    assert key(http_scope(headers=[(b"x-api-key", b"one")])) == "one"
+    assert key(http_scope(headers=[(b"X-API-Key", b"one")])) == "one"
+
+
+@pytest.mark.parametrize("headers", [[], [(b"x-api-key", b"")]])
+def test_an_absent_or_empty_header_is_no_key(headers: list[tuple[bytes, bytes]]):
+    assert by_header("X-Api-Key")(http_scope(headers=headers)) is None
+
+
+def test_spellings_of_one_path_share_a_key():
+    key = key_function("path")
+    assert key(http_scope(path="/a//b/../c")) == key(http_scope(path="/a/c"))
+    assert key(http_scope(path="/mounted/a", root_path="/mounted")) == "/a"
+
+
+def test_the_service_is_the_routers():
+    key = key_function("service")
+    assert key(http_scope(**{SERVICE: "ai"})) == "ai"
+    assert key(http_scope()) is None
+
+
+def test_a_dotted_function_is_imported():
+    key = key_function(f"{__name__}:by_plan")
+    assert key(http_scope(plan="gold")) == "gold"
+    assert key(http_scope()) is None
+
+
+def test_a_long_value_is_kept_short_and_apart():
+    key = by_function(lambda scope: scope["plan"])
+    first, second = (key(http_scope(plan="x" * 9000 + end)) for end in "ab")
+    assert isinstance(first, str)
+    assert len(first) < 130
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ip", "expected client_address, path, service"),
+        ("header:", "expected client_address, path, service"),
+        ("no.such.module:key", "cannot import the key function no.such.module:key"),
+        ("asgi_gateway.asgi.keys:nothing", "cannot import the key function"),
+        ("asgi_gateway.asgi.keys:_LONGEST", "is not a function"),
+    ],
+)
+def test_a_name_that_means_nothing_is_refused(name: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        key_function(name)

@@ -1,0 +1,115 @@
+"""The replayed body, message by message, against a receive that is given the messages."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asgi_gateway.asgi.replay import ReplayableBody, declared_length
+from asgi_gateway.testing import http_scope, read_body
+from asgi_gateway.types import Message, Receive
+
+DISCONNECT: Message = {"type": "http.disconnect"}
+
+
+class Client:
+    """A `receive` that hands out chunks, then disconnects for ever."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self.messages: list[Message] = [
+            {"type": "http.request", "body": chunk, "more_body": number < len(chunks)}
+            for number, chunk in enumerate(chunks, 1)
+        ]
+
+    async def receive(self) -> Message:
+        return self.messages.pop(0) if self.messages else DISCONNECT
+
+
+def body_of(*chunks: bytes, max_size: int = 100) -> ReplayableBody:
+    return ReplayableBody(Client(*chunks).receive, max_size)
+
+
+@given(chunks=st.lists(st.binary(max_size=5), min_size=1, max_size=8), read_before=st.integers(0, 8))
+async def test_every_attempt_reads_the_same_bytes(chunks: list[bytes], read_before: int):
+    body = body_of(*chunks)
+    first = body.reader()
+    for _ in range(min(read_before, len(chunks))):
+        await first()
+    for _ in range(3):
+        assert await read_body(body.reader()) == b"".join(chunks)
+    assert body.complete
+    assert body.replayable
+
+
+async def test_nothing_is_read_before_an_attempt_asks():
+    client = Client(b"a", b"b", b"c")
+    first = ReplayableBody(client.receive, 100).reader()
+    assert (await first())["body"] == b"a"
+    assert len(client.messages) == 2
+
+
+async def test_after_the_body_a_reader_hears_the_real_client():
+    body = body_of(b"a")
+    for _ in range(2):
+        reader = body.reader()
+        await read_body(reader)
+        assert await reader() == DISCONNECT
+
+
+async def test_past_the_cap_the_attempt_reads_on_and_there_is_no_other():
+    body = body_of(b"aaa", b"bbb", b"ccc", max_size=5)
+    assert await read_body(body.reader()) == b"aaabbbccc"
+    assert not body.replayable
+    assert len(body._kept) == 0
+
+
+async def test_a_body_of_exactly_the_cap_is_kept():
+    body = body_of(b"aaa", b"bb", max_size=5)
+    await read_body(body.reader())
+    assert body.replayable
+    assert await read_body(body.reader()) == b"aaabb"
+
+
+async def test_a_client_that_leaves_inside_the_body_ends_replaying():
+    client = Client(b"a", b"b")
+    del client.messages[1]
+    body = ReplayableBody(client.receive, 100)
+    reader = body.reader()
+    await reader()
+    assert await reader() == DISCONNECT
+    assert not body.replayable
+    assert not body.complete
+
+
+@pytest.mark.parametrize("read_by_the_first", [0, 1])
+async def test_a_request_without_a_body_is_replayed_as_one(read_by_the_first: int):
+    client = Client(b"")
+    for _ in range(read_by_the_first):
+        await client.receive()
+    reader: Receive = ReplayableBody(client.receive, 0, empty=True).reader()
+    assert await reader() == {"type": "http.request", "body": b"", "more_body": False}
+    assert await reader() == DISCONNECT
+
+
+async def test_waiting_for_the_client_to_leave_passes_over_an_unread_empty_body():
+    client = Client(b"")
+    await ReplayableBody(client.receive, 0, empty=True).disconnected()
+    assert client.messages == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "version", "length"),
+    [
+        ([], "1.1", 0),
+        ([(b"content-length", b"0")], "1.1", 0),
+        ([(b"Content-Length", b"12")], "1.1", 12),
+        ([(b"Transfer-Encoding", b"chunked")], "1.1", None),
+        ([(b"content-length", b"nonsense")], "1.1", None),
+        ([(b"content-length", b"9" * 5000)], "1.1", None),
+        ([], "2", None),
+        ([(b"content-length", b"12")], "2", 12),
+    ],
+)
+def test_the_length_that_a_request_declares(
+    headers: list[tuple[bytes, bytes]], version: str, length: int | None
+):
+    assert declared_length(http_scope(headers=headers, http_version=version)) == length

@@ -1,0 +1,300 @@
+"""The breaker's state machine as plain calls, time as an argument."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from asgi_gateway.policies.circuit_breaker import CircuitBreaker, Permit, Rejected
+
+MINUTE = 60.0
+
+
+def admitted(breaker: CircuitBreaker, now: float) -> Permit:
+    permit = breaker.acquire(now)
+    assert isinstance(permit, Permit)
+    return permit
+
+
+def fail(breaker: CircuitBreaker, now: float, times: int = 1) -> str | None:
+    transition = None
+    for _ in range(times):
+        transition = breaker.failed(admitted(breaker, now), now)
+    return transition
+
+
+def opened(failure_threshold: int = 5, probes: int = 1) -> CircuitBreaker:
+    """A breaker that opened at 0."""
+    breaker = CircuitBreaker(failure_threshold, MINUTE, probes)
+    assert fail(breaker, 0.0, failure_threshold) == "open"
+    return breaker
+
+
+def test_it_opens_at_the_threshold_and_not_before():
+    breaker = CircuitBreaker(failure_threshold=5)
+    assert fail(breaker, 0.0, 4) is None
+    assert breaker.state(0.0) == "closed"
+    assert fail(breaker, 0.0) == "open"
+    assert breaker.state(0.0) == "open"
+
+
+def test_a_success_between_failures_starts_the_count_again():
+    breaker = CircuitBreaker(failure_threshold=5)
+    for _ in range(3):
+        assert fail(breaker, 0.0, 4) is None
+        breaker.succeeded(admitted(breaker, 0.0), 0.0)
+    assert breaker.state(0.0) == "closed"
+
+
+def test_open_it_says_how_long_is_left():
+    breaker = opened()
+    assert breaker.acquire(0.0) == Rejected(60.0, "open")
+    assert breaker.acquire(59.5) == Rejected(0.5, "open")
+
+
+def test_open_time_over_reads_half_open_before_anybody_asks():
+    breaker = opened()
+    assert breaker.state(59.9) == "open"
+    assert breaker.state(60.0) == "half_open"
+
+
+@pytest.mark.parametrize("probes", [1, 3])
+def test_half_open_admits_exactly_the_probes(probes: int):
+    breaker = opened(probes=probes)
+    admissions = [breaker.acquire(60.0) for _ in range(100)]
+    permits = [each for each in admissions if isinstance(each, Permit)]
+    assert len(permits) == probes
+    assert [permit.transition for permit in permits] == ["half_open"] + [None] * (probes - 1)
+    assert admissions[probes:] == [Rejected(0.0, "half_open")] * (100 - probes)
+
+
+def test_all_probes_must_succeed_to_close_it():
+    breaker = opened(probes=2)
+    first, second = admitted(breaker, 60.0), admitted(breaker, 60.0)
+    assert breaker.succeeded(first, 61.0) is None
+    assert breaker.acquire(61.0) == Rejected(0.0, "half_open")
+    assert breaker.succeeded(second, 62.0) == "closed"
+    assert breaker.state(62.0) == "closed"
+
+
+def test_a_probe_that_has_succeeded_leaves_room_for_the_next():
+    breaker = opened(probes=2)
+    breaker.succeeded(admitted(breaker, 60.0), 60.0)
+    assert isinstance(breaker.acquire(60.0), Permit)
+    assert isinstance(breaker.acquire(60.0), Rejected)
+
+
+def test_probes_of_an_earlier_trial_do_not_count():
+    breaker = opened(probes=2)
+    breaker.succeeded(admitted(breaker, 60.0), 60.0)
+    breaker.failed(admitted(breaker, 60.0), 60.0)
+    assert breaker.succeeded(admitted(breaker, 120.0), 120.0) is None
+
+
+def test_a_failed_probe_opens_it_for_a_full_period():
+    breaker = opened()
+    probe = admitted(breaker, 90.0)
+    assert breaker.failed(probe, 95.0) == "open"
+    assert breaker.acquire(154.0) == Rejected(1.0, "open")
+    assert isinstance(breaker.acquire(155.0), Permit)
+
+
+def test_closed_again_it_takes_the_whole_threshold_to_open_it():
+    breaker = opened()
+    breaker.succeeded(admitted(breaker, 60.0), 60.0)
+    assert fail(breaker, 60.0, 4) is None
+    assert fail(breaker, 60.0) == "open"
+
+
+def test_a_released_probe_goes_to_the_next_caller():
+    breaker = opened()
+    cancelled = admitted(breaker, 60.0)
+    assert isinstance(breaker.acquire(60.0), Rejected)
+    breaker.release(cancelled)
+    assert isinstance(breaker.acquire(60.0), Permit)
+
+
+def test_releasing_after_a_verdict_frees_no_second_place():
+    breaker = opened(probes=2)
+    first, _second = admitted(breaker, 60.0), admitted(breaker, 60.0)
+    breaker.succeeded(first, 60.0)
+    breaker.release(first)
+    assert isinstance(breaker.acquire(60.0), Rejected)
+
+
+@pytest.mark.parametrize("report", ["succeeded", "failed", "broken"])
+def test_results_of_an_earlier_state_are_ignored(report: str):
+    breaker = CircuitBreaker(5, MINUTE)
+    slow = admitted(breaker, 0.0)
+    fail(breaker, 0.0, 5)
+    probe = admitted(breaker, 60.0)
+    assert getattr(breaker, report)(slow, 60.0) is None
+    assert breaker.state(60.0) == "half_open"
+    assert breaker.succeeded(probe, 60.0) == "closed"
+
+
+def test_a_late_failure_does_not_count_towards_the_next_outage():
+    breaker = CircuitBreaker(2, MINUTE)
+    slow = admitted(breaker, 0.0)
+    fail(breaker, 0.0, 2)
+    breaker.succeeded(admitted(breaker, 60.0), 60.0)
+    breaker.failed(slow, 61.0)
+    assert fail(breaker, 61.0) is None
+
+
+def test_answers_that_begin_well_and_break_off_open_it():
+    breaker = CircuitBreaker(failure_threshold=5)
+    for last in (False, False, False, False, True):
+        permit = admitted(breaker, 0.0)
+        assert breaker.succeeded(permit, 0.0) is None
+        assert breaker.broken(permit, 0.0) == ("open" if last else None)
+
+
+def test_an_answer_that_ends_whole_forgives_the_broken_ones():
+    breaker = CircuitBreaker(failure_threshold=2)
+    for _ in range(3):
+        broken, whole = admitted(breaker, 0.0), admitted(breaker, 0.0)
+        assert breaker.broken(broken, 0.0) is None
+        breaker.completed(whole)
+    assert breaker.state(0.0) == "closed"
+
+
+def test_an_answer_that_only_began_does_not_forgive_broken_ones():
+    breaker = CircuitBreaker(failure_threshold=2)
+    breaker.broken(admitted(breaker, 0.0), 0.0)
+    breaker.succeeded(admitted(breaker, 0.0), 0.0)
+    assert breaker.broken(admitted(breaker, 0.0), 0.0) == "open"
+
+
+def test_an_answer_from_before_an_outage_forgives_nothing_when_it_ends():
+    breaker = CircuitBreaker(failure_threshold=2)
+    slow = admitted(breaker, 0.0)
+    fail(breaker, 0.0, 2)
+    breaker.succeeded(admitted(breaker, 60.0), 60.0)
+    breaker.broken(admitted(breaker, 60.0), 60.0)
+    breaker.completed(slow)
+    assert breaker.broken(admitted(breaker, 60.0), 60.0) == "open"
+
+
+def test_broken_answers_of_an_earlier_outage_are_forgotten():
+    breaker = CircuitBreaker(failure_threshold=2)
+    for _ in range(2):
+        breaker.broken(admitted(breaker, 0.0), 0.0)
+    breaker.succeeded(admitted(breaker, 60.0), 60.0)
+    assert breaker.broken(admitted(breaker, 60.0), 60.0) is None
+
+
+def test_broken_answers_and_failures_count_together():
+    breaker = CircuitBreaker(failure_threshold=2)
+    assert breaker.broken(admitted(breaker, 0.0), 0.0) is None
+    assert fail(breaker, 0.0) == "open"
+
+
+def test_a_probe_that_breaks_off_before_the_others_are_done_opens_it():
+    breaker = opened(probes=2)
+    first = admitted(breaker, 60.0)
+    breaker.succeeded(first, 60.0)
+    assert breaker.broken(first, 61.0) == "open"
+
+
+def test_probes_that_say_nothing_for_a_period_let_others_try():
+    breaker = opened()
+    admitted(breaker, 60.0)
+    assert breaker.acquire(119.0) == Rejected(0.0, "half_open")
+    second = admitted(breaker, 120.0)
+    assert second.transition is None
+    assert isinstance(breaker.acquire(120.0), Rejected)
+
+
+def test_a_probe_slower_than_the_period_still_closes_it():
+    breaker = opened()
+    slow = admitted(breaker, 60.0)
+    admitted(breaker, 120.0)
+    assert breaker.succeeded(slow, 130.0) == "closed"
+
+
+def test_releasing_a_probe_that_was_given_up_frees_no_place():
+    breaker = opened()
+    slow = admitted(breaker, 60.0)
+    admitted(breaker, 120.0)
+    breaker.release(slow)
+    assert isinstance(breaker.acquire(120.0), Rejected)
+
+
+@pytest.mark.parametrize("options", [(0, 60.0, 1), (5, 0.0, 1), (5, 60.0, 0)])
+def test_impossible_options_are_refused(options: tuple[int, float, int]):
+    with pytest.raises(ValueError):
+        CircuitBreaker(*options)
+
+
+def test_its_repr_tells_an_operator_what_to_know():
+    assert repr(opened()) == "<CircuitBreaker open failures=0 probing=0>"
+    assert repr(Permit(3, "half_open")) == "<Permit half_open generation=3>"
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Calls begin, end well, end badly or are cancelled in any order; time passes in any steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaker = CircuitBreaker(failure_threshold=3, break_duration=10.0, probes=2)
+        self.now = 0.0
+        self.calls: list[Permit] = []
+        self.in_a_row = 0
+        self.opened_at: float | None = None
+
+    def transition(self, state: str | None) -> None:
+        if state is not None:
+            self.in_a_row = 0
+            self.opened_at = self.now if state == "open" else None
+
+    @rule(seconds=st.sampled_from([0.5, 3.0, 9.875, 10.0, 25.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def a_call_begins(self) -> None:
+        admission = self.breaker.acquire(self.now)
+        if self.opened_at is not None:
+            assert isinstance(admission, Permit) == (self.now - self.opened_at >= 10.0)
+        if isinstance(admission, Rejected):
+            assert (admission.retry_after > 0) == (admission.state == "open")
+            return
+        self.transition(admission.transition)
+        self.calls.append(admission)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data(), good=st.booleans())
+    def a_call_ends(self, data: st.DataObject, good: bool) -> None:
+        permit = self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1)))
+        counted = permit.state == "closed" and permit.generation == self.breaker._generation
+        if good:
+            state = self.breaker.succeeded(permit, self.now)
+            self.in_a_row = 0 if counted else self.in_a_row
+            assert state in (None, "closed")
+        else:
+            state = self.breaker.failed(permit, self.now)
+            self.in_a_row += counted
+            if permit.state == "closed":
+                assert (state == "open") == (counted and self.in_a_row == 3)
+        self.breaker.release(permit)
+        self.transition(state)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def a_call_is_cancelled(self, data: st.DataObject) -> None:
+        self.breaker.release(self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1))))
+
+    @invariant()
+    def no_more_probes_are_out_than_allowed(self) -> None:
+        assert len(self.breaker._probing) <= 2
+
+    @invariant()
+    def it_is_never_open_for_longer_than_its_time(self) -> None:
+        if self.breaker.state(self.now) == "open":
+            assert self.opened_at is not None
+            assert self.now - self.opened_at < 10.0
+
+
+AnyHistory.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+test_any_history = AnyHistory.TestCase
