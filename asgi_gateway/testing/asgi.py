@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
 
@@ -43,6 +43,16 @@ def http_scope(
     }
 
 
+def websocket_scope(
+    path: str = "/", *, headers: Iterable[tuple[bytes, bytes]] = (), denial: bool = True, **extra: Any
+) -> Scope:
+    """A handshake's scope; `denial` says whether the server can carry an HTTP answer to it."""
+    scope = http_scope("GET", path, headers=headers, **extra)
+    del scope["method"]
+    extensions: dict[str, Any] = {"websocket.http.response": {}} if denial else {}
+    return {**scope, "type": "websocket", "scheme": "ws", "subprotocols": [], "extensions": extensions}
+
+
 @dataclass
 class Answer:
     """What the app sent."""
@@ -55,6 +65,7 @@ class Answer:
 
     @property
     def body(self) -> bytes:
+        """The whole body."""
         return b"".join(self.chunks)
 
     def header(self, name: str) -> str | None:
@@ -89,7 +100,7 @@ class Conversation:
         self._gone = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Conversation:
+    async def __aenter__(self) -> Self:
         self._task = asyncio.ensure_future(self._run())
         return self
 
@@ -136,6 +147,7 @@ class Conversation:
 
     @property
     def done(self) -> bool:
+        """Whether the app has returned."""
         return self._running().done()
 
     def _running(self) -> asyncio.Task[None]:
@@ -214,6 +226,7 @@ class ScriptedApp:
         self.bodies: list[bytes] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Play the next step."""
         step = self.steps[min(len(self.calls), len(self.steps) - 1)]
         self.calls.append(scope)
         if isinstance(step, BaseException):

@@ -40,22 +40,26 @@ class ManualClock:
         self._order = itertools.count()
 
     def monotonic(self) -> float:
+        """Seconds, moved only by `advance` and `shift`."""
         return self._now
 
     def wall(self) -> float:
+        """Seconds since the epoch, moved together with `monotonic`."""
         return self._now + self._offset
 
     def call_later(self, seconds: float, callback: Callable[..., object], *args: Any) -> _ManualTimer:
+        """Call once when time has been moved on so far."""
         timer = _ManualTimer(callback, args)
         heapq.heappush(self._timers, (self._now + seconds, next(self._order), timer))
         return timer
 
     async def sleep(self, seconds: float) -> None:
+        """Return when time has been moved on so far."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return
-        woken = asyncio.get_running_loop().create_future()
-        timer = self.call_later(seconds, lambda: woken.done() or woken.set_result(None))
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = self.call_later(seconds, _wake, woken)
         try:
             await woken
         finally:
@@ -63,6 +67,7 @@ class ManualClock:
 
     @asynccontextmanager
     async def timeout(self, seconds: float) -> AsyncIterator[None]:
+        """Cancel the block and raise `TimeoutError` when time has been moved on so far."""
         async with asyncio.timeout(None) as block:
             timer = self.call_later(seconds, lambda: block.reschedule(0))
             try:
@@ -91,6 +96,11 @@ class ManualClock:
                 await settle()
         self._now = target
         await settle()
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
 
 
 async def settle() -> None:

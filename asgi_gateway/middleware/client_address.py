@@ -1,0 +1,123 @@
+"""Find out who is asking, believing only proxies that are known."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Annotated, Final, NamedTuple
+
+from pydantic import AfterValidator, Field
+
+from asgi_gateway.asgi.headers import get_all
+from asgi_gateway.context import CLIENT_ADDRESS, TRUSTED_PEER
+from asgi_gateway.options import validated
+from asgi_gateway.types import ASGIApp, Headers, Receive, Scope, Send
+
+UNIX: Final = "unix"
+"""The address of a peer on a Unix socket, and how such a peer is put among the trusted proxies."""
+
+_HOPS: Final = 64
+"""Entries of X-Forwarded-For that are looked at, from the right; one more where it is the first."""
+
+_LONGEST: Final = 45
+"""Characters of the longest IPv6 address; nothing longer is read, or remembered."""
+
+_KNOWN: Final = 4096
+"""Addresses whose reading is remembered."""
+
+
+class _Peer(NamedTuple):
+    address: str
+    trusted: bool
+    readable: bool
+
+
+def _proxies(entries: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in entries:
+        if entry != UNIX:
+            ip_network(entry)
+    return entries
+
+
+class ClientAddressMiddleware:
+    """Put the client's address in scope: the peer's, or what a trusted proxy says of it.
+
+    Where the peer is one of `trusted_proxies`, ``X-Forwarded-For`` is walked from the right past the
+    trusted ones; it ends at the first that is not, and before the first that is no address. From any
+    other peer the forwarded headers are dropped: ``Forwarded``, ``X-Real-IP``, all ``X-Forwarded-*``,
+    and their spellings with underscores. IPv4 addresses mapped into IPv6 are told as IPv4.
+
+        ClientAddressMiddleware(app, trusted_proxies=["10.0.0.0/8"])
+    """
+
+    @validated
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        trusted_proxies: Annotated[
+            tuple[str, ...],
+            AfterValidator(_proxies),
+            Field(
+                description="Addresses and networks (10.0.0.0/8) whose forwarded headers are believed; "
+                "unix for peers on a Unix socket."
+            ),
+        ] = (),
+    ) -> None:
+        self.app = app
+        self._trusts_unix = UNIX in trusted_proxies
+        self._networks = [ip_network(entry) for entry in trusted_proxies if entry != UNIX]
+        self._known = lru_cache(_KNOWN)(self._read)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        client = scope.get("client")
+        peer = self._known(client[0]) if client else _Peer(UNIX, self._trusts_unix, readable=True)
+        headers, address = scope["headers"], peer.address
+        if peer.trusted:
+            address = self._forwarded(headers, address)
+        else:
+            headers = _without_forwarded(headers)
+        inner = {**scope, CLIENT_ADDRESS: address, TRUSTED_PEER: peer.trusted, "headers": headers}
+        await self.app(inner, receive, send)
+
+    def _forwarded(self, headers: Headers, address: str) -> str:
+        line = b",".join(get_all(headers, b"x-forwarded-for"))
+        for entry in reversed(line.rsplit(b",", _HOPS)):  # the leftmost holds all the rest
+            text = _bare(entry.decode("latin-1"))
+            hop = self._known(text) if len(text) <= _LONGEST else None
+            if hop is None or not hop.readable:
+                break
+            address = hop.address
+            if not hop.trusted:
+                break
+        return address
+
+    def _read(self, text: str) -> _Peer:
+        """An address normalised and judged; text that is none stays as it is and is not trusted."""
+        try:
+            address: IPv4Address | IPv6Address = ip_address(text)
+        except ValueError:
+            return _Peer(text, trusted=False, readable=False)
+        if isinstance(address, IPv6Address):
+            address = address.ipv4_mapped or IPv6Address(int(address))  # the latter drops a zone
+        return _Peer(str(address), any(address in network for network in self._networks), readable=True)
+
+
+def _bare(entry: str) -> str:
+    """The address of an entry such as ``[::1]:443`` or ``10.0.0.1:443``, without port and brackets."""
+    entry = entry.strip(" \t")
+    if entry.startswith("["):
+        return entry[1:].partition("]")[0]
+    return entry.partition(":")[0] if entry.count(":") == 1 else entry
+
+
+def _without_forwarded(headers: Headers) -> Headers:
+    return [pair for pair in headers if pair[0][:1] not in b"xXfF" or not _is_forwarded(pair[0])]
+
+
+def _is_forwarded(name: bytes) -> bool:
+    name = name.lower().replace(b"_", b"-")
+    return name.startswith(b"x-forwarded-") or name in (b"forwarded", b"x-real-ip")

@@ -1,0 +1,54 @@
+"""Tell the client which service answered, how fast, and after how many attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from asgi_gateway.asgi.headers import without
+from asgi_gateway.asgi.messages import RESPONSE_STARTS
+from asgi_gateway.context import SERVICE, Exchange, join_exchange
+from asgi_gateway.runtime import Runtime
+from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
+
+_OURS = frozenset({b"x-gateway-service", b"x-gateway-response-time", b"x-gateway-attempts"})
+
+
+class GatewayHeadersMiddleware:
+    """Set ``X-Gateway-Service``, ``X-Gateway-Response-Time`` and ``X-Gateway-Attempts`` on every response.
+
+    The time is in milliseconds until the response begins; the service and the attempts are left out
+    where there were none. What an inner app or a service says under these names never gets through.
+    There are no options.
+
+        GatewayHeadersMiddleware(app)
+    """
+
+    def __init__(self, app: ASGIApp, *, runtime: Runtime | None = None) -> None:
+        self.app = app
+        self._monotonic = (runtime or Runtime()).clock.monotonic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        scope, exchange = join_exchange(scope)
+        begun = self._monotonic()
+
+        def telling(message: Message) -> Awaitable[None]:
+            if message["type"] in RESPONSE_STARTS:
+                headers = without(message.get("headers", ()), _OURS)
+                headers += _told(scope, exchange, self._monotonic() - begun)
+                message = {**message, "headers": headers}
+            return send(message)
+
+        await self.app(scope, receive, telling)
+
+
+def _told(scope: Scope, exchange: Exchange, seconds: float) -> Headers:
+    headers = [(b"x-gateway-response-time", b"%.1f" % (seconds * 1000))]
+    service: str | None = exchange.service or scope.get(SERVICE)
+    if service:
+        headers.append((b"x-gateway-service", service.encode("latin-1", "replace")))
+    if exchange.attempts:
+        headers.append((b"x-gateway-attempts", b"%d" % exchange.attempts))
+    return headers

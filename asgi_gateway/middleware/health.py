@@ -1,0 +1,124 @@
+"""Say whether the gateway lives, whether it is ready, and how its services are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Field
+
+from asgi_gateway.asgi.paths import request_path
+from asgi_gateway.errors import Failure
+from asgi_gateway.options import validated
+from asgi_gateway.problem import Problem
+from asgi_gateway.runtime import Runtime
+from asgi_gateway.types import ASGIApp, Receive, Scope, Send
+
+_Report: TypeAlias = Callable[[], tuple[int, dict[str, Any]]]
+
+
+class HealthMiddleware:
+    """Answer three paths below `path` and pass everything else on.
+
+    ``/live`` is 200 as long as the process runs. ``/ready`` is 503 while it starts or drains, and while
+    a service marked ``required`` cannot be used. `path` itself adds uptime, version and the breaker's
+    state of each service, and nothing of where a service is.
+
+        HealthMiddleware(app, path="/health")
+    """
+
+    @validated
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        path: Annotated[
+            str,
+            Field(pattern=r"^(/[^/?#*]+)+$", description="Where the report is; /live and /ready are below."),
+        ] = "/health",
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.app = app
+        self._runtime = runtime or _lone_runtime()
+        self._version = _version()
+        self._reports: dict[str, _Report] = {
+            path: self._whole,
+            f"{path}/live": self._live,
+            f"{path}/ready": self._ready,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (report := self._reports.get(request_path(scope))) is None:
+            await self.app(scope, receive, send)
+            return
+        if scope["method"] not in ("GET", "HEAD"):
+            await _method_not_allowed()(scope, receive, send)
+            return
+        status, members = report()
+        body = json.dumps(members).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def _live(self) -> tuple[int, dict[str, Any]]:
+        return 200, {"status": "ok"}
+
+    def _ready(self) -> tuple[int, dict[str, Any]]:
+        reasons = self._unready()
+        return (503, {"status": "unavailable", "reasons": reasons}) if reasons else (200, {"status": "ok"})
+
+    def _whole(self) -> tuple[int, dict[str, Any]]:
+        runtime = self._runtime
+        now = runtime.clock.monotonic()
+        services = {
+            name: {"required": service.required, "breaker": service.breaker_state(now)}
+            for name, service in runtime.services.items()
+        }
+        status, members = self._ready()
+        if status == 200 and any(
+            service["breaker"] in ("open", "half_open") for service in services.values()
+        ):
+            members["status"] = "degraded"
+        members |= {
+            "phase": runtime.lifecycle.phase,
+            "version": self._version,
+            "uptime_seconds": round(now - runtime.lifecycle.started_at, 3),
+            "services": services,
+        }
+        return status, members
+
+    def _unready(self) -> list[str]:
+        runtime = self._runtime
+        now = runtime.clock.monotonic()
+        phase = runtime.lifecycle.phase
+        reasons = [] if phase == "serving" else [f"the gateway is {phase}"]
+        return reasons + [
+            f"the service {name} cannot be used"
+            for name, service in runtime.services.items()
+            if service.required and not service.usable(now)
+        ]
+
+
+def _lone_runtime() -> Runtime:
+    """A runtime for a middleware that stands alone: its life begins now."""
+    runtime = Runtime()
+    runtime.lifecycle.started_at = runtime.clock.monotonic()
+    return runtime
+
+
+def _version() -> str | None:
+    try:
+        return version("asgi-gateway")
+    except PackageNotFoundError:  # run from a source tree that was not installed
+        return None
+
+
+def _method_not_allowed() -> Problem:
+    failure = Failure("method_not_allowed", "gateway")
+    return Problem(405, failure, "Health is only read.", headers=[(b"allow", b"GET, HEAD")])

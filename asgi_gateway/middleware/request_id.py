@@ -1,0 +1,81 @@
+"""Give every request an id that client, service and log agree on."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Awaitable
+from typing import Annotated
+
+from pydantic import Field
+
+from asgi_gateway.asgi.headers import replaced
+from asgi_gateway.asgi.messages import RESPONSE_STARTS
+from asgi_gateway.context import REQUEST_ID, request_id_var
+from asgi_gateway.options import validated
+from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
+
+_VALID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class RequestIdMiddleware:
+    """Keep the client's request id where it is a valid one, else make one.
+
+    Valid is one header line of at most 128 of ``A-Za-z0-9._-``; what is made is a UUID, version 4.
+    The id is in scope, in the request's headers and so on its way to the service, on every response
+    in place of what the app says, and in every log record of the request.
+
+        RequestIdMiddleware(app)
+    """
+
+    @validated
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        header: Annotated[
+            str, Field(pattern=r"^[A-Za-z0-9-]+$", description="The header that carries the id, both ways.")
+        ] = "X-Request-ID",
+    ) -> None:
+        self.app = app
+        self._header = header.lower().encode("ascii")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers, value = self._identified(scope["headers"])
+        request_id = value.decode("ascii")
+        token = request_id_var.set(request_id)
+
+        def identifying(message: Message) -> Awaitable[None]:
+            if message["type"] in RESPONSE_STARTS:
+                answered = replaced(message.get("headers", ()), self._header, value)
+                message = {**message, "headers": answered}
+            return send(message)
+
+        await self.app({**scope, REQUEST_ID: request_id, "headers": headers}, receive, identifying)
+        # Not in a `finally`: whoever catches an exception on its way out can still name the request.
+        request_id_var.reset(token)
+
+    def _identified(self, headers: Headers) -> tuple[Headers, bytes]:
+        """The headers with the id as their one such line, and the id.
+
+        ``X_Request_ID`` is the same name to a service that speaks CGI, so it is never passed on.
+        """
+        name, length = self._header, len(self._header)
+        found = [
+            pair for pair in headers if len(pair[0]) == length and pair[0].lower().replace(b"_", b"-") == name
+        ]
+        if len(found) == 1 and b"_" not in found[0][0] and _VALID.fullmatch(found[0][1]):
+            return headers, found[0][1]
+        value = _uuid4()
+        return [*(pair for pair in headers if pair not in found), (name, value)], value
+
+
+def _uuid4() -> bytes:
+    """A random UUID as text (RFC 9562 section 5.4), in half the time of the `uuid` module."""
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    text = f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+    return text.encode("ascii")

@@ -1,0 +1,55 @@
+"""Take part in the caller's distributed trace, or begin one."""
+
+from __future__ import annotations
+
+from asgi_gateway.context import TRACE, trace_id_var
+from asgi_gateway.trace import TraceContext, parse_traceparent, parse_tracestate
+from asgi_gateway.types import ASGIApp, Headers, Receive, Scope, Send
+
+_TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
+
+
+class TracingMiddleware:
+    """Continue the trace of a valid ``traceparent``, else begin a new one, sampled (W3C Trace Context).
+
+    The gateway is a span of its own: inner apps see it as their parent in ``traceparent``, and the
+    proxy sends the service a child of it for each attempt. ``tracestate`` is passed on with a valid
+    ``traceparent`` only. The trace id is in scope and in every log record of the request. There are
+    no options.
+
+        TracingMiddleware(app)
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers, trace = _continued(scope["headers"])
+        token = trace_id_var.set(trace.trace_id)
+        await self.app({**scope, TRACE: trace, "headers": headers}, receive, send)
+        # Not in a `finally`: whoever catches an exception on its way out can still name the trace.
+        trace_id_var.reset(token)
+
+
+def _continued(headers: Headers) -> tuple[Headers, TraceContext]:
+    """The headers with this gateway as the parent, and its place in the trace."""
+    found = [pair for pair in headers if len(pair[0]) in (10, 11) and pair[0].lower() in _TRACE_HEADERS]
+    trace = _caller(found)
+    trace = trace.child() if trace else TraceContext.begin()
+    passed = [pair for pair in headers if pair not in found] if found else [*headers]
+    passed.append((b"traceparent", trace.header()))
+    if trace.state:
+        passed.append((b"tracestate", trace.state))
+    return passed, trace
+
+
+def _caller(found: Headers) -> TraceContext | None:
+    parents = [value for name, value in found if len(name) == len(b"traceparent")]
+    caller = parse_traceparent(parents[0]) if len(parents) == 1 else None
+    if caller is None or len(found) == 1:
+        return caller
+    states = [value for name, value in found if len(name) == len(b"tracestate")]
+    return caller._replace(state=parse_tracestate(states))

@@ -1,0 +1,152 @@
+import copy
+import io
+import json
+import logging
+import logging.config
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from asgi_gateway.context import request_id_var, trace_id_var
+from asgi_gateway.errors import Failure, ResponseAborted
+from asgi_gateway.logs import ContextFilter, JsonFormatter, log_config
+
+ABORTED = ResponseAborted(Failure("reset", "upstream"))
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    """A logger named ``test`` that writes to the stream given here."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    handler.addFilter(ContextFilter())
+    logger = logging.getLogger("test")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    yield stream
+    logger.removeHandler(handler)
+    logger.propagate = True
+
+
+def only_line(stream: io.StringIO) -> dict[str, Any]:
+    text = stream.getvalue()
+    assert text.endswith("\n")
+    assert text.count("\n") == 1
+    assert text.isascii()
+    assert text[:-1].isprintable()
+    value: dict[str, Any] = json.loads(text)
+    return value
+
+
+def test_a_record_is_one_object_with_keys_in_a_fixed_order(lines: io.StringIO) -> None:
+    logging.getLogger("test").warning("hello %s", "you", extra={"service": "ai", "attempts": 2})
+    line = only_line(lines)
+    assert list(line) == [
+        "time", "level", "logger", "message", "request_id", "trace_id", "service", "attempts",
+    ]  # fmt: skip
+    assert (line["level"], line["logger"], line["message"]) == ("warning", "test", "hello you")
+    assert (line["service"], line["attempts"]) == ("ai", 2)
+    assert (line["request_id"], line["trace_id"]) == (None, None)
+
+
+def test_time_is_iso_8601_in_utc() -> None:
+    record = logging.LogRecord("n", logging.INFO, "", 0, "m", None, None)
+    record.created = 1_700_000_000.0004
+    assert json.loads(JsonFormatter().format(record))["time"] == "2023-11-14T22:13:20.000Z"
+
+
+def test_the_ids_of_the_request_are_on_every_record(lines: io.StringIO) -> None:
+    request_token, trace_token = request_id_var.set("r-1"), trace_id_var.set("t-1")
+    try:
+        logging.getLogger("test").info("inside")
+    finally:
+        request_id_var.reset(request_token)
+        trace_id_var.reset(trace_token)
+    line = only_line(lines)
+    assert (line["request_id"], line["trace_id"]) == ("r-1", "t-1")
+
+
+def test_a_record_that_names_its_request_keeps_the_name(lines: io.StringIO) -> None:
+    logging.getLogger("test").info("later", extra={"request_id": "r-2", "trace_id": "t-2"})
+    line = only_line(lines)
+    assert (line["request_id"], line["trace_id"]) == ("r-2", "t-2")
+
+
+@pytest.mark.parametrize(
+    "nasty", ["a\r\nb", "\x1b[31mred", "\u2028", "\x00", '"}\n{"level":"x', "é", "a lone \\ud800"]
+)
+def test_no_text_breaks_the_line(nasty: str) -> None:
+    nasty = nasty.replace("\\ud800", "\ud800")  # which no report of a test could carry
+    record = logging.LogRecord("n", logging.INFO, "", 0, "said %s", (nasty,), None)
+    record.__dict__.update({"path": nasty, nasty: 1})
+    text = JsonFormatter().format(record)
+    assert text.isascii()
+    assert text.isprintable()
+    assert json.loads(text)["message"] == f"said {nasty}"
+    assert json.loads(text)["path"] == nasty
+
+
+def test_a_traceback_is_one_string(lines: io.StringIO) -> None:
+    try:
+        raise KeyError("gone")
+    except KeyError:
+        logging.getLogger("test").exception("failed")
+    line = only_line(lines)
+    assert line["exc_info"].startswith("Traceback")
+    assert "KeyError: 'gone'" in line["exc_info"]
+
+
+def test_values_json_does_not_know_are_written_all_the_same(lines: io.StringIO) -> None:
+    logging.getLogger("test").info(
+        "odd", extra={"failure": Failure("reset", "upstream"), "data": b"x", "o": object}
+    )
+    assert only_line(lines)["failure"] == {"kind": "reset", "source": "upstream", "request_sent": False}
+
+
+@pytest.fixture
+def untouched_logging() -> Iterator[None]:
+    """Puts back what `dictConfig` changes."""
+    names = ["", "uvicorn", "uvicorn.error", "uvicorn.access", "asgi_gateway"]
+    before = {name: copy.copy(logging.getLogger(name).__dict__) for name in names}
+    for name, state in before.items():
+        logging.getLogger(name).__dict__.update(
+            handlers=list(state["handlers"]), filters=list(state["filters"])
+        )
+    yield
+    for name, state in before.items():
+        logging.getLogger(name).__dict__.update(state)
+        logging.getLogger(name).manager._clear_cache()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("untouched_logging")
+def test_the_configuration_writes_json_lines_to_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    logging.config.dictConfig(log_config("warning"))
+    logging.getLogger("asgi_gateway.events").info("quiet")
+    logging.getLogger("uvicorn.access").error("never")
+    logging.getLogger("asgi_gateway.events").warning("opened")
+    logging.getLogger("uvicorn.error").warning("loud", extra={"color_message": "\x1b[1mloud"})
+    logging.getLogger("other").error("also")
+    written = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["message"] for line in written] == ["opened", "loud", "also"]
+    assert "color_message" not in written[1]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("untouched_logging")
+def test_the_server_does_not_report_our_own_signal_as_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    logging.config.dictConfig(log_config())
+    server = logging.getLogger("uvicorn.error")
+    server.error("Exception in ASGI application\n", exc_info=ABORTED)
+    assert stream.getvalue() == ""
+    server.error("Exception in ASGI application\n", exc_info=KeyError("bug"))
+    assert "KeyError" in json.loads(stream.getvalue())["exc_info"]
