@@ -1,0 +1,129 @@
+"""The server around any app: addresses, settings, and how a process ends."""
+
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from asgi_gateway.server import CannotStart, bind, close, server_config, url_of
+from asgi_gateway.testing import ScriptedApp
+
+SCRIPT = """
+import sys
+from asgi_gateway.server import CannotStart, bind, end_on_signals, run_server, server_config, url_of
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        if "fail" in sys.argv:
+            await send({"type": "lifespan.startup.failed", "message": "no database"})
+            raise RuntimeError("no database")
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        print("closed", flush=True)
+        await send({"type": "lifespan.shutdown.complete"})
+    else:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"served"})
+
+end_on_signals()
+sockets = bind("127.0.0.1", 0)
+try:
+    run_server(server_config(app, {"version": 1}), sockets, lambda: print(url_of(sockets), flush=True))
+except CannotStart as error:
+    sys.exit(str(error))
+"""
+
+
+@contextmanager
+def served(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_closes_the_app_and_ends_the_process_with_0(number: signal.Signals) -> None:
+    with served() as process:
+        url = process.stdout.readline().strip()
+        answer = httpx.get(url, trust_env=False)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (0, "closed\n", "")
+    assert answer.text == "served"
+    assert "date" not in answer.headers
+    assert "server" not in answer.headers
+
+
+def test_a_failed_start_up_is_one_line() -> None:
+    with served("fail") as process:
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (1, "")
+    assert err.splitlines()[-1] == "the start-up failed, the log says why"
+    assert "Traceback" not in err
+
+
+def test_a_port_in_use_cannot_be_bound() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        number = other.getsockname()[1]
+        with pytest.raises(CannotStart, match=f"cannot listen on 127.0.0.1:{number}: the port is in use"):
+            bind("127.0.0.1", number)
+
+
+def test_an_unknown_host_cannot_be_bound() -> None:
+    with pytest.raises(CannotStart, match="cannot listen on no-such-host"):
+        bind("no-such-host.invalid", 0)
+
+
+def test_a_free_port_is_named_by_the_url() -> None:
+    sockets = bind("127.0.0.1", 0)
+    try:
+        assert url_of(sockets) == f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+        assert sockets[0].getsockname()[1] != 0
+    finally:
+        close(sockets)
+
+
+def test_every_address_of_a_name_is_bound_to_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    def two_addresses(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+            for address in ("127.0.0.1", "127.0.0.2")
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
+    sockets = bind("both", 0)
+    try:
+        hosts, ports = zip(*(listener.getsockname() for listener in sockets), strict=True)
+        assert hosts == ("127.0.0.1", "127.0.0.2")
+        assert len(set(ports)) == 1
+    finally:
+        close(sockets)
+
+
+def test_the_server_is_set_up_for_a_proxy() -> None:
+    config = server_config(ScriptedApp(), {"version": 1})
+    assert config.timeout_keep_alive > 5
+    assert config.timeout_graceful_shutdown
+    off = (config.proxy_headers, config.server_header, config.date_header, config.access_log)
+    assert off == (False,) * 4
+    assert config.lifespan == "on"
+
+
+def test_an_import_string_is_a_factory() -> None:
+    config = server_config("asgi_gateway:create_app", {"version": 1}, workers=3)
+    assert (config.factory, config.workers) == (True, 3)
