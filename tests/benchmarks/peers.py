@@ -73,7 +73,7 @@ def _haproxy(directory: Path, port: int, service: int) -> list[str]:
     config.write_text(
         f"""global
   nbthread 1
-  maxconn 16384
+  maxconn 4096
 defaults
   mode http
   timeout connect 5s
