@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from asgi_gateway.server.protocol import HttpProtocol
 from asgi_gateway.types import ASGIApp
 
 STARTUP_FAILURE = 3
@@ -71,21 +72,22 @@ def server_config(
 ) -> uvicorn.Config:
     """The settings of uvicorn; an import string is called as a factory, once in each worker.
 
-    `Date` and `Server` are left to the services, forwarded headers and the access log to our own
-    middlewares. ``auto`` takes uvloop wherever it is installed. uvicorn tells of its own start and
-    end only where `log_level` is ``debug``.
+    `Server` is left to the services, and so is `Date`, which the protocol adds where it is missing.
+    Forwarded headers and the access log are left to our own middlewares. ``auto`` takes uvloop
+    wherever it is installed. uvicorn tells of its own start and end only where `log_level` is
+    ``debug``.
     """
     return uvicorn.Config(
         app,
         factory=isinstance(app, str),
         workers=workers,
         loop="auto",
-        http="httptools",
+        http=HttpProtocol,
         lifespan="on",
         interface="asgi3",
         proxy_headers=False,
         server_header=False,
-        date_header=False,
+        date_header=True,
         access_log=False,
         backlog=2048,
         timeout_keep_alive=KEEP_ALIVE,
