@@ -32,17 +32,17 @@ class JsonFormatter(_JsonFormatter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._encode = JsonEncoder(
-            separators=(",", ":")
-        ).encode  # one for all records: building it costs as much
+        # One encoder for all records: building it costs as much as using it. What is logged is flat.
+        self._encode = JsonEncoder(separators=(",", ":"), check_circular=False).encode
+        self._second = -1
+        self._second_text = ""
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
         """Fill in the object; replaces the base class's general rules by this one's fixed ones."""
         fields = record.__dict__
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        log_data["time"] = time[:-6] + "Z"
+        log_data["time"] = self._time(record.created)
         log_data["level"] = record.levelname.lower()
         log_data["logger"] = record.name
         log_data["message"] = record.message
@@ -50,6 +50,14 @@ class JsonFormatter(_JsonFormatter):
         log_data["trace_id"] = fields.get("trace_id")
         log_data.update(message_dict)
         log_data.update({key: value for key, value in fields.items() if key not in _OWN_KEYS})
+
+    def _time(self, created: float) -> str:
+        """ISO 8601 in UTC with milliseconds; all but those is the same for a whole second."""
+        second = int(created)
+        if second != self._second:
+            self._second_text = datetime.fromtimestamp(second, UTC).isoformat()[:-6]
+            self._second = second
+        return f"{self._second_text}.{int((created - second) * 1000):03}Z"
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         """The object as text."""
