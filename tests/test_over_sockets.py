@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
 import httpx
@@ -179,17 +179,13 @@ async def test_a_thousand_aborts_leave_nothing_busy(server_options: dict[str, An
         Upstream.script(*script) as upstream,
         running(upstream, server_options, connections={"max": 60}) as server,
     ):
-
-        async def abandon() -> None:
-            async with Client(server) as client:
-                client.say(GET)
-                await asyncio.sleep(0.05)
-
-        for _ in range(20):
-            seen = len(upstream.requests)
-            await asyncio.gather(*[abandon() for _ in range(50)])
-            await upstream.wait_for(lambda: upstream.connections.open == 0, 5)
-            assert len(upstream.requests) - seen == 50
+        for round_number in range(1, 21):
+            async with AsyncExitStack() as stack:
+                for _ in range(50):
+                    client = await stack.enter_async_context(Client(server))
+                    client.say(GET)
+                await upstream.wait_for(lambda asked=50 * round_number: len(upstream.requests) == asked, 10)
+            await upstream.wait_for(lambda: upstream.connections.open == 0, 10)
         async with Client(server) as client:
             client.say(CLOSING_GET)
             assert (await client.everything()).endswith(b"still here")
