@@ -156,7 +156,7 @@ class RateLimitMiddleware:
         exchange.rate_limit = window if outer is None else tightest(window, outer)
         if not window.allowed:
             await _refusal(window)(scope, receive, send)
-        elif scope["type"] == "websocket":
+        elif scope["type"] == "websocket" or outer is not None:  # a limiter further out reports for all
             await self.app(scope, receive, send)
         else:
             await self.app(scope, receive, _reporting(exchange, send))
