@@ -29,7 +29,7 @@ CLOSE_WITHIN = 10.0
 """Seconds that the service has to answer a close; it may still be reading what was sent before."""
 
 HANG_UP_WITHIN = 1.0
-"""Seconds that the service has to end the connection once both sides have said close."""
+"""Seconds that the service has to end the connection where it said close, or broke the protocol."""
 
 WRITE_LIMIT = 64 * 1024
 """Bytes that may wait for a slow service before the client is paused."""
@@ -56,7 +56,7 @@ class ServiceConnection(ClientConnection):
             protocol,
             ping_interval=ping_interval,
             ping_timeout=ping_interval,
-            close_timeout=CLOSE_WITHIN,
+            close_timeout=HANG_UP_WITHIN,
             max_queue=(QUEUE, 0),
             write_limit=WRITE_LIMIT,
         )

@@ -115,12 +115,12 @@ class Relay:
         message = await first
         while message["type"] != "websocket.disconnect":
             if message["type"] == "websocket.receive":
-                data = _data(message)
+                data, is_text = _content(message)
                 if len(data) > self._options.max_message:
                     return End("gateway", TOO_BIG, "the message is too big")
                 self._moved = self._untaken_since = self._clock.monotonic()
                 try:
-                    await self._service.send(data, text=message.get("bytes") is None)
+                    await self._service.send(data, text=is_text)
                 except ConnectionClosed:
                     await self._cut  # the other pump says how it ended, once it has delivered the rest
                 self._untaken_since = None
@@ -152,6 +152,7 @@ class Relay:
 
     async def _tell_service(self, end: End) -> None:
         """Close the service's side; what it still sends is dropped, so that its own close can arrive."""
+        self._service.close_timeout = CLOSE_WITHIN
         closing = asyncio.ensure_future(self._service.close(end.code, end.reason))
         try:
             async with self._clock.timeout(CLOSE_WITHIN):
@@ -175,12 +176,11 @@ class Relay:
             self._cut.set_result(STALLED if left <= 0 else IDLE)
 
 
-def _data(message: Message) -> bytes:
+def _content(message: Message) -> tuple[bytes, bool]:
+    """The bytes of a message and whether they are text. Both keys may be there, one of them empty."""
     data: bytes | None = message.get("bytes")
-    if data is None:
-        text: str = message.get("text") or ""
-        data = text.encode()
-    return data
+    text: str | None = message.get("text")
+    return (data or b"", False) if data or text is None else (text.encode(), True)
 
 
 def _ended(closed: ConnectionClosed) -> End:
