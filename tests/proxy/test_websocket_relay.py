@@ -362,8 +362,9 @@ async def test_a_service_that_does_not_read_pauses_the_client() -> None:
             await asyncio.sleep(0.3)
         assert sent < 40
         release.set()
-        await flooding
-        await end_of(client)
+        async with asyncio.timeout(30):
+            await flooding
+            await end_of(client)
     assert received == 100 * MIB
 
 
