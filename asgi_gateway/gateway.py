@@ -25,6 +25,7 @@ from asgi_gateway.middleware.errors import ErrorsMiddleware
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.pool import Http1Transport
 from asgi_gateway.proxy.transport import Origin, Transport
+from asgi_gateway.proxy.websocket import WebSocketProxy, dialer
 from asgi_gateway.registry import MiddlewareNotFound, load
 from asgi_gateway.router import Router, ServiceRoute
 from asgi_gateway.runtime import Lifecycle, Runtime, ServiceStatus
@@ -184,12 +185,23 @@ def _proxy(service: Service, runtime: Runtime) -> ProxyApp:
     url = urlsplit(service.url or "")
     tls = url.scheme == "https"
     origin = Origin(url.hostname or "", url.port or (443 if tls else 80), tls)
+    authority = None if service.preserve_host else origin.authority.encode("ascii")
+    base_path = url.path.encode("ascii")
+    websocket = WebSocketProxy(
+        dialer(origin),
+        authority=authority,
+        base_path=base_path,
+        timeouts=service.timeouts,
+        options=service.websocket,
+        clock=runtime.clock,
+    )
     return ProxyApp(
         _transport(service, origin, runtime),
         endpoint=f"{origin.host}:{origin.port}",
-        authority=None if service.preserve_host else origin.authority.encode("ascii"),
-        base_path=url.path.encode("ascii"),
+        authority=authority,
+        base_path=base_path,
         clock=runtime.clock,
+        websocket=websocket,
     )
 
 

@@ -6,7 +6,7 @@ from asgi_gateway.config.mistakes import ConfigError, Mistake
 from asgi_gateway.config.model import Config, Listen, Logging, MiddlewareSpec, Route, Service
 from asgi_gateway.config.schema import json_schema
 from asgi_gateway.config.warnings import warnings_of
-from asgi_gateway.proxy.transport import Connections, Timeouts
+from asgi_gateway.proxy.transport import Connections, Timeouts, WebSocketOptions
 
 __all__ = [
     "Config",
@@ -19,6 +19,7 @@ __all__ = [
     "Route",
     "Service",
     "Timeouts",
+    "WebSocketOptions",
     "effective_yaml",
     "json_schema",
     "load_config",

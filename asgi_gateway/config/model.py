@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 from asgi_gateway.asgi.paths import PathPattern, resolved
 from asgi_gateway.config.document import Document
 from asgi_gateway.config.mistakes import Mistake, Path
-from asgi_gateway.proxy.transport import Connections, Timeouts
+from asgi_gateway.proxy.transport import Connections, Timeouts, WebSocketOptions
 from asgi_gateway.types import MethodSet
 
 
@@ -187,6 +187,7 @@ class Service(Part):
     )
     timeouts: Timeouts = Field(default=Timeouts())
     connections: Connections = Field(default=Connections())
+    websocket: WebSocketOptions = Field(default=WebSocketOptions())
     routes: Annotated[tuple[Route, ...], AfterValidator(_some_routes)] = Field(
         description="Which requests lead here, one entry at least.", json_schema_extra={"minItems": 1}
     )
@@ -202,7 +203,7 @@ class Service(Part):
         return self
 
 
-PROXY_ONLY = ("transport", "preserve_host", "timeouts", "connections")
+PROXY_ONLY = ("transport", "preserve_host", "timeouts", "connections", "websocket")
 """What only a service that is reached over the network can have."""
 
 

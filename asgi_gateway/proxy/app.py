@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
-from asgi_gateway.asgi.headers import get_header, replaced
-from asgi_gateway.asgi.paths import raw_request_path, without_prefix
 from asgi_gateway.clock import Clock, EqualTimers
-from asgi_gateway.context import EXCHANGE, STRIPPED_PREFIX, TRACE, TRUSTED_PEER, Exchange
+from asgi_gateway.context import Exchange, join_exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.client import WATCH_AFTER, Client
-from asgi_gateway.proxy.headers import end_to_end_response, forwarded_headers, split_request
+from asgi_gateway.proxy.headers import end_to_end_response
+from asgi_gateway.proxy.outgoing import outgoing_headers, outgoing_target
 from asgi_gateway.proxy.transport import (
     MalformedRequest,
     Transport,
@@ -23,9 +22,10 @@ from asgi_gateway.proxy.transport import (
     UpstreamRequest,
     UpstreamResponse,
 )
-from asgi_gateway.types import Receive, Scope, Send
+from asgi_gateway.types import ASGIApp, Receive, Scope, Send
 
 CLIENT_LEFT = Failure("client_disconnected", "client", request_sent=True)
+NO_WEBSOCKET = Problem(501, Failure("not_implemented", "gateway"), "WebSocket is not forwarded.")
 
 _DETAILS = {
     "connect": "The service could not be reached.",
@@ -41,7 +41,8 @@ class ProxyApp:
     """Forward every request to one endpoint.
 
     `authority` is the Host that the service is sent; None passes the client's on. `base_path` goes
-    in front of every forwarded path.
+    in front of every forwarded path. `websocket` takes the handshakes (`WebSocketProxy`); without it
+    they are refused with 501.
     """
 
     def __init__(
@@ -52,22 +53,23 @@ class ProxyApp:
         authority: bytes | None,
         base_path: bytes = b"",
         clock: Clock,
+        websocket: ASGIApp | None = None,
     ) -> None:
         self._transport = transport
         self._endpoint = endpoint
         self._authority = authority
         self._base_path = base_path.rstrip(b"/")
         self._clock = clock
+        self._websocket = websocket or NO_WEBSOCKET
         self._watches = EqualTimers(clock, WATCH_AFTER)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            refusal = Problem(501, Failure("not_implemented", "gateway"), "WebSocket is not forwarded.")
-            await refusal(scope, receive, send)
-            return
-        exchange: Exchange = scope.get(EXCHANGE) or Exchange()
+        scope, exchange = join_exchange(scope)
         exchange.endpoint = self._endpoint
         exchange.attempts = exchange.attempts or 1
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+            return
         client = Client(receive)
         self._watches.start(client)
         try:
@@ -94,7 +96,7 @@ class ProxyApp:
             response = await self._transport.exchange(await self._request(scope, client))
         except UpstreamError as error:
             exchange.upstream_seconds = clock.monotonic() - started
-            await _refusal(error)(scope, client.receive, send)
+            await refusal(error)(scope, client.receive, send)
             return
         except MalformedRequest as error:
             await Problem(400, Failure("bad_request", "client"), f"Refused: {error}.")(
@@ -113,36 +115,10 @@ class ProxyApp:
             await response.aclose()
 
     async def _request(self, scope: Scope, client: Client) -> UpstreamRequest:
-        passed, ended = split_request(scope["headers"])
-        host = get_header(ended, b"host") or b""
-        prefix: bytes = scope.get(STRIPPED_PREFIX, b"")
-        peer = scope.get("client")
-        headers = [(b"host", self._authority or host), *passed]
-        headers += forwarded_headers(
-            ended,
-            peer=peer[0].encode("latin-1") if peer else b"unknown",
-            scheme=scope.get("scheme", "http").encode("ascii"),
-            host=host,
-            prefix=prefix,
-            trusted=scope.get(TRUSTED_PEER, False),
-        )
-        headers.append((b"via", b"%b asgi-gateway" % scope.get("http_version", "1.1").encode("ascii")))
-        trace = scope.get(TRACE)
-        if trace is not None:
-            headers = replaced(headers, b"traceparent", trace.child_header())
+        headers, ended = outgoing_headers(scope, self._authority)
         body, length = await client.upload(scope, ended)
-        return UpstreamRequest(
-            scope["method"].encode("ascii"), self._target(scope, prefix), headers, body, length
-        )
-
-    def _target(self, scope: Scope, prefix: bytes) -> bytes:
-        """The client's own bytes less the stripped prefix, behind the service's base path."""
-        raw = raw_request_path(scope)
-        path = without_prefix(raw, prefix) if prefix else raw
-        if path is None:
-            raise MalformedRequest("its raw path does not spell out the routed prefix")
-        query: bytes = scope.get("query_string", b"")
-        return self._base_path + path + (b"?" + query if query else b"")
+        target = outgoing_target(scope, self._base_path)
+        return UpstreamRequest(scope["method"].encode("ascii"), target, headers, body, length)
 
 
 async def _pass_on(response: UpstreamResponse, send: Send, client: Client) -> None:
@@ -155,6 +131,7 @@ async def _pass_on(response: UpstreamResponse, send: Send, client: Client) -> No
         await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-def _refusal(error: UpstreamError) -> Problem:
+def refusal(error: UpstreamError) -> Problem:
+    """What a client is told where the service did not answer."""
     failure = error.failure
     return Problem(_STATUSES.get(failure.kind, 502), failure, _DETAILS[failure.kind])

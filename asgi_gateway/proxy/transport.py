@@ -14,7 +14,7 @@ from typing import Annotated, Protocol
 from pydantic import ConfigDict, Field
 
 from asgi_gateway.errors import Failure
-from asgi_gateway.types import Headers, PositiveSeconds
+from asgi_gateway.types import Headers, PositiveSeconds, Size
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """Methods that may be sent again when nobody can tell whether they arrived (RFC 9110 section 9.2.2)."""
@@ -115,6 +115,25 @@ class Connections:
     idle_expiry: Annotated[
         PositiveSeconds, Field(description="How long one is kept unused: less than services keep theirs.")
     ] = 4.0
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class WebSocketOptions:
+    """How WebSocket connections to a service are kept."""
+
+    max_message: Annotated[
+        Size, Field(ge=1, description="The longest message, either way; a longer one ends both sides (1009).")
+    ] = 16 * 2**20
+    idle: Annotated[
+        PositiveSeconds | None,
+        Field(description="Without a message either way for so long, both sides are closed; off if unset."),
+    ] = None
+    ping_interval: Annotated[
+        PositiveSeconds | None,
+        Field(description="How often the service is pinged; it has as long to answer. Off if unset."),
+    ] = None
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 

@@ -68,6 +68,7 @@ services:
     preserve_host: false
     timeouts: {connect: 5s, first_byte: 30s, idle: 1m}
     connections: {max: 256, max_pending: 1024, idle_expiry: 4s}
+    websocket: {max_message: 16MiB}
     routes:
     - {path: /ai/*}
     middleware: []

@@ -14,13 +14,14 @@ from asgi_gateway.config import (
     Route,
     Service,
     Timeouts,
+    WebSocketOptions,
     load_config,
     parse_config,
     warnings_of,
 )
 from asgi_gateway.config.schema import Generator
 from asgi_gateway.registry import Registry
-from asgi_gateway.types import ASGIApp, parse_duration
+from asgi_gateway.types import ASGIApp, parse_duration, parse_size
 
 CONFIG = Path(__file__).parents[2] / "config"
 FILES = sorted(CONFIG.glob("*.yaml"))
@@ -121,9 +122,9 @@ def test_the_documented_order_is_free_of_warnings() -> None:
     assert warnings_of(config) == []
 
 
-@pytest.mark.parametrize("part", [Listen, Logging, Service, Route, Timeouts, Connections])
+@pytest.mark.parametrize("part", [Listen, Logging, Service, Route, Timeouts, Connections, WebSocketOptions])
 def test_every_key_and_default_is_documented(part: type) -> None:
-    prefix = "" if part in (Service, Route) else part.__name__.lower() + "."
+    prefix = "" if part in (Service, Route) else part.__name__.removesuffix("Options").lower() + "."
     documented = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \|", DOCUMENTATION, re.MULTILINE))
     for name, described in TypeAdapter(part).json_schema(schema_generator=Generator)["properties"].items():
         if "$ref" in described:
@@ -132,5 +133,7 @@ def test_every_key_and_default_is_documented(part: type) -> None:
         default = described.get("default")
         if prefix in ("timeouts.", "connections.") and isinstance(default, str):
             assert parse_duration(cell) == parse_duration(default)
+        elif name == "max_message":
+            assert parse_size(cell) == default
         elif isinstance(default, bool | int | str):
             assert cell == str(default).lower()

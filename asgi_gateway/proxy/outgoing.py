@@ -1,0 +1,51 @@
+"""The head of a request as it leaves for the service, made from an ASGI scope: HTTP and WebSocket alike."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from asgi_gateway.asgi.headers import get_header, replaced
+from asgi_gateway.asgi.paths import raw_request_path, without_prefix
+from asgi_gateway.context import STRIPPED_PREFIX, TRACE, TRUSTED_PEER
+from asgi_gateway.proxy.headers import forwarded_headers, split_request
+from asgi_gateway.proxy.transport import MalformedRequest
+from asgi_gateway.types import Headers, Scope
+
+_HTTP_SCHEMES: Final = {"ws": "http", "wss": "https"}
+"""X-Forwarded-Proto names the scheme of the handshake, which is an HTTP request."""
+
+
+def outgoing_headers(scope: Scope, authority: bytes | None) -> tuple[Headers, Headers]:
+    """The headers for the service, and those of the client's that ended here, names in lower case.
+
+    `authority` is the Host to send; None passes the client's on.
+    """
+    passed, ended = split_request(scope["headers"])
+    host = get_header(ended, b"host") or b""
+    peer = scope.get("client")
+    scheme: str = scope.get("scheme", "http")
+    headers = [(b"host", authority or host), *passed]
+    headers += forwarded_headers(
+        ended,
+        peer=peer[0].encode("latin-1") if peer else b"unknown",
+        scheme=_HTTP_SCHEMES.get(scheme, scheme).encode("ascii"),
+        host=host,
+        prefix=scope.get(STRIPPED_PREFIX, b""),
+        trusted=scope.get(TRUSTED_PEER, False),
+    )
+    headers.append((b"via", b"%b asgi-gateway" % scope.get("http_version", "1.1").encode("ascii")))
+    trace = scope.get(TRACE)
+    if trace is not None:
+        headers = replaced(headers, b"traceparent", trace.child_header())
+    return headers, ended
+
+
+def outgoing_target(scope: Scope, base_path: bytes) -> bytes:
+    """The client's own bytes less the stripped prefix, behind the service's base path."""
+    raw = raw_request_path(scope)
+    prefix: bytes = scope.get(STRIPPED_PREFIX, b"")
+    path = without_prefix(raw, prefix) if prefix else raw
+    if path is None:
+        raise MalformedRequest("its raw path does not spell out the routed prefix")
+    query: bytes = scope.get("query_string", b"")
+    return base_path + path + (b"?" + query if query else b"")
