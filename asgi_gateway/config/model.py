@@ -1,4 +1,8 @@
-"""The configuration as typed, frozen objects: what the file says, with every default filled in."""
+"""The configuration as typed, frozen objects: what the file says, with every default filled in.
+
+One file, long as it is: here the whole shape of the YAML can be read from top to bottom, each key
+beside its default, its description and what is checked of it.
+"""
 
 from __future__ import annotations
 

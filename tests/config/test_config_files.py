@@ -9,6 +9,9 @@ from pydantic import TypeAdapter
 from asgi_gateway.config import (
     Config,
     Connections,
+    Ejection,
+    EndpointSpec,
+    HealthCheck,
     Listen,
     Logging,
     Route,
@@ -121,9 +124,15 @@ def test_the_documented_order_is_free_of_warnings() -> None:
     assert warnings_of(config) == []
 
 
-@pytest.mark.parametrize("part", [Listen, Logging, Service, Route, Timeouts, Connections])
+@pytest.mark.parametrize(
+    "part", [Listen, Logging, Service, EndpointSpec, Route, Timeouts, Connections, Ejection, HealthCheck]
+)
 def test_every_key_and_default_is_documented(part: type) -> None:
-    prefix = "" if part in (Service, Route) else part.__name__.lower() + "."
+    prefix = (
+        ""
+        if part in (Service, EndpointSpec, Route)
+        else ("health_check" if part is HealthCheck else part.__name__.lower()) + "."
+    )
     documented = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \|", DOCUMENTATION, re.MULTILINE))
     for name, described in TypeAdapter(part).json_schema(schema_generator=Generator)["properties"].items():
         if "$ref" in described:

@@ -167,12 +167,18 @@ def test_a_service_is_somewhere(mistakes: Mistakes, line: str, told: str) -> Non
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        ("required: false", "a service needs exactly one of 'url' and 'app'"),
-        ("url: http://x\n    app: json:dumps", "a service needs exactly one of 'url' and 'app'"),
+        ("required: false", "a service needs exactly one of 'url', 'endpoints' and 'app'"),
+        ("url: http://x\n    app: json:dumps", "a service needs exactly one of 'url', 'endpoints' and 'app'"),
         ("app: json:dumps\n    transport: httpx", "an 'app' is called directly, so it has no 'transport'"),
         ("app: json:dumps\n    timeouts: {}", "an 'app' is called directly, so it has no 'timeouts'"),
-        ("app: json:dumps\n    connections: {max: 1}", "an 'app' is called directly, so it has no 'connections'"),
-        ("app: json:dumps\n    preserve_host: true", "an 'app' is called directly, so it has no 'preserve_host'"),
+        (
+            "app: json:dumps\n    connections: {max: 1}",
+            "an 'app' is called directly, so it has no 'connections'",
+        ),
+        (
+            "app: json:dumps\n    preserve_host: true",
+            "an 'app' is called directly, so it has no 'preserve_host'",
+        ),
     ],
 )
 def test_a_service_is_one_or_the_other(mistakes: Mistakes, lines: str, told: str) -> None:
