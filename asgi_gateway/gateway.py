@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.endpoints import Endpoint, EndpointsApp, request_key
 from asgi_gateway.proxy.health_checks import HealthChecks
 from asgi_gateway.proxy.pool import Http1Transport
+from asgi_gateway.proxy.resolution import Name
 from asgi_gateway.proxy.transport import Origin, Transport
 from asgi_gateway.registry import MiddlewareNotFound, load
 from asgi_gateway.router import Router, ServiceRoute
@@ -173,7 +175,7 @@ def _compile(config: Config, app: ASGIApp | None, runtime: Runtime) -> Generatio
 def _terminal(service: Service, runtime: Runtime) -> ASGIApp:
     if service.app is not None:
         return load(service.app)
-    if service.endpoints is None and service.health_check is None:
+    if service.endpoints is None and service.health_check is None and service.resolve == "first":
         return _proxy(service, runtime)
     return _endpoints(service, runtime)
 
@@ -200,8 +202,11 @@ def _route(route: Route, name: str, chain: ASGIApp, *, mounted: bool) -> Service
 def _endpoints(service: Service, runtime: Runtime) -> EndpointsApp:
     specs = service.endpoints or (EndpointSpec(url=service.url or ""),)
     hashing = service.balance if isinstance(service.balance, ConsistentHashing) else None
+    endpoints = {_endpoint(service, spec, runtime): spec for spec in specs}
+    named = endpoints.items() if service.resolve == "all" else ()
     return EndpointsApp(
-        [_endpoint(service, spec, runtime) for spec in specs],
+        list(endpoints),
+        names={endpoint: _name(service, spec, runtime) for endpoint, spec in named},
         balance=ConsistentHash() if hashing else BALANCES[str(service.balance)](),
         key=request_key(hashing.consistent_hash) if hashing else None,
         ejection=service.ejection,
@@ -211,14 +216,20 @@ def _endpoints(service: Service, runtime: Runtime) -> EndpointsApp:
     )
 
 
-def _endpoint(service: Service, spec: EndpointSpec, runtime: Runtime) -> Endpoint:
-    alone = service.model_copy(update={"url": spec.url})
+def _name(service: Service, spec: EndpointSpec, runtime: Runtime) -> Name[Endpoint]:
     origin = _origin(spec.url)
+    make = partial(_endpoint, service, spec, runtime)
+    return Name(origin.host, origin.port, make, clock=runtime.clock)
+
+
+def _endpoint(service: Service, spec: EndpointSpec, runtime: Runtime, address: str | None = None) -> Endpoint:
+    alone = service.model_copy(update={"url": spec.url})
+    origin = _origin(spec.url, address)
     return Endpoint(
-        _proxy(alone, runtime),
-        name=f"{origin.host}:{origin.port}",
+        _proxy(alone, runtime, address),
+        name=origin.name,
         weight=spec.weight,
-        identity=spec.url.rstrip("/"),
+        identity=f"{spec.url.rstrip('/')} {address or ''}",
         ejection=service.ejection,
         checks=_health_checks(alone, origin, runtime),
     )
@@ -239,18 +250,18 @@ def _health_checks(service: Service, origin: Origin, runtime: Runtime) -> Health
     )
 
 
-def _origin(address: str) -> Origin:
+def _origin(address: str, connect_to: str | None = None) -> Origin:
     url = urlsplit(address)
     tls = url.scheme == "https"
-    return Origin(url.hostname or "", url.port or (443 if tls else 80), tls)
+    return Origin(url.hostname or "", url.port or (443 if tls else 80), tls, connect_to)
 
 
-def _proxy(service: Service, runtime: Runtime) -> ProxyApp:
+def _proxy(service: Service, runtime: Runtime, address: str | None = None) -> ProxyApp:
     url = urlsplit(service.url or "")
-    origin = _origin(service.url or "")
+    origin = _origin(service.url or "", address)
     return ProxyApp(
         _transport(service, origin, runtime),
-        endpoint=f"{origin.host}:{origin.port}",
+        endpoint=origin.name,
         authority=None if service.preserve_host else origin.authority.encode("ascii"),
         base_path=url.path.encode("ascii"),
         clock=runtime.clock,

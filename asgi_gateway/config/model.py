@@ -237,6 +237,10 @@ class Service(Part):
     )
     timeouts: Timeouts = Field(default=Timeouts())
     connections: Connections = Field(default=Connections())
+    resolve: Literal["first", "all"] = Field(
+        default="first",
+        description="With 'all', every address that a host name leads to is an endpoint.",
+    )
     balance: Literal["least_in_flight", "round_robin", "weighted"] | ConsistentHashing = Field(
         default="least_in_flight", description="How an endpoint is chosen for each request."
     )
@@ -263,13 +267,15 @@ class Service(Part):
             raise PydanticCustomError(
                 "service", "a service needs exactly one of 'url', 'endpoints' and 'app'"
             )
+        if self.resolve == "all" and self.transport != "http1":
+            raise PydanticCustomError("service", "'resolve: all' needs the transport http1")
         for name in PROXY_ONLY:
             if self.app is not None and name in self.model_fields_set:
                 raise PydanticCustomError("service", f"an 'app' is called directly, so it has no {name!r}")
         return self
 
 
-BALANCED_ONLY = ("balance", "health_check", "ejection", "slow_start", "panic")
+BALANCED_ONLY = ("resolve", "balance", "health_check", "ejection", "slow_start", "panic")
 """What a service with one address may say, and what then seldom matters."""
 
 PROXY_ONLY = ("transport", "preserve_host", "timeouts", "connections", *BALANCED_ONLY)

@@ -10,7 +10,7 @@ and says when time alone will change them next. A request looks at that time and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Final
 
@@ -23,6 +23,7 @@ from asgi_gateway.policies.ejection import DEFAULT_EJECTION, Ejection, Record
 from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.health_checks import HealthChecks
+from asgi_gateway.proxy.resolution import Name
 from asgi_gateway.runtime import EndpointStatus, Runtime, ServiceStatus
 from asgi_gateway.types import Receive, Scope, Send
 
@@ -104,7 +105,8 @@ class EndpointsApp:
     An endpoint is out while it is ejected or unhealthy. With all of them out, all are tried
     (`panic`, the default) or the answer is 503 ``no_endpoint``. For `slow_start` seconds (default 0) the
     share of one that comes back grows from little to all. An attempt after the first goes to an endpoint
-    not yet tried, if there is one. `key` is what a consistent hash hangs on.
+    not yet tried, if there is one. `key` is what a consistent hash hangs on. Those of the `endpoints`
+    that are in `names` give way to one for each of their addresses.
 
     A failure of the endpoint is a 5xx, no connection, no answer in time, or an answer that breaks off;
     clients that leave and refusals of our own are nobody's.
@@ -114,6 +116,7 @@ class EndpointsApp:
         self,
         endpoints: Sequence[Endpoint],
         *,
+        names: Mapping[Endpoint, Name[Endpoint]] | None = None,
         balance: Balance | None = None,
         key: KeyFunction | None = None,
         ejection: Ejection = DEFAULT_EJECTION,
@@ -122,6 +125,7 @@ class EndpointsApp:
         runtime: Runtime | None = None,
     ) -> None:
         self._endpoints = tuple(endpoints)
+        self._names = names or {}
         self._balance = balance or LeastInFlight()
         self._key = key
         self._ejection = ejection
@@ -158,10 +162,11 @@ class EndpointsApp:
             self._learn(endpoint, generation, exchange)
 
     def start(self) -> None:
-        """Begin to check the endpoints; done by the first request where nobody did before."""
-        if self._tasks is None:
-            self._tasks = {}
-            self._watch()
+        """Begin to check endpoints and look up names; done by the first request where nobody did before."""
+        if self._tasks is not None:
+            return
+        self._tasks = {name: asyncio.ensure_future(self._follow(*name)) for name in self._names.items()}
+        self._watch(self._endpoints)
 
     async def aclose(self) -> None:
         """Stop the checks and close the connections to every endpoint."""
@@ -253,13 +258,13 @@ class EndpointsApp:
             self._runtime.emit(EndpointEjected(self._service, endpoint.name, seconds))
             self._refresh()
 
-    # Checking
+    # In the background
 
-    def _watch(self) -> None:
+    def _watch(self, endpoints: Iterable[Endpoint]) -> None:
         if self._tasks is None:
             return
-        for endpoint in self._endpoints:
-            if endpoint.checks is not None and endpoint not in self._tasks:
+        for endpoint in endpoints:
+            if endpoint.checks is not None:
                 self._tasks[endpoint] = asyncio.ensure_future(self._check(endpoint, endpoint.checks))
 
     async def _check(self, endpoint: Endpoint, checks: HealthChecks) -> None:
@@ -269,6 +274,29 @@ class EndpointsApp:
             event = EndpointHealthy if healthy else EndpointUnhealthy
             self._runtime.emit(event(self._service, endpoint.name))
             self._refresh()
+
+    async def _follow(self, named: Endpoint, name: Name[Endpoint]) -> None:
+        """Keep an endpoint for each address of a name in the place of the one for the name itself."""
+        current = {"": named}
+        async for addresses in name.changes():
+            following = {address: current.get(address) or name.make(address) for address in addresses}
+            for endpoint in following.values():
+                endpoint.weight = named.weight / len(following)
+            others = [endpoint for endpoint in self._endpoints if endpoint not in current.values()]
+            new = [endpoint for address, endpoint in following.items() if address not in current]
+            gone = [endpoint for address, endpoint in current.items() if address not in following]
+            self._endpoints = (*others, *following.values())
+            current = following
+            self._refresh()
+            self._watch(new)
+            for endpoint in gone:
+                await self._leave(endpoint)
+
+    async def _leave(self, endpoint: Endpoint) -> None:
+        task = self._tasks.pop(endpoint, None) if self._tasks else None
+        if task is not None:
+            task.cancel()
+        await endpoint.aclose()
 
 
 def request_key(name: str) -> KeyFunction:

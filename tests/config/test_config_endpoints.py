@@ -41,7 +41,7 @@ def test_endpoints_become_typed_values(parse: Parse) -> None:
     assert ai.balance == ConsistentHashing(consistent_hash="header:X-User")
     assert ai.health_check == HealthCheck(path="/up", interval=5, expected_statuses=frozenset({200, 401}))
     assert ai.ejection == Ejection(consecutive_failures=3, base_duration=60)
-    assert (ai.slow_start, ai.panic) == (30, False)
+    assert (ai.slow_start, ai.panic, ai.resolve) == (30, False, "first")
 
 
 def test_the_effective_form_loads_to_the_same(parse: Parse) -> None:
@@ -87,18 +87,28 @@ def test_one_address_is_shown_without_what_seldom_matters_to_it(parse: Parse) ->
         ),
         (
             "endpoints: [{url: 'http://x:1'}, {url: 'http://X:1/'}]",
-            "4:44: services.ai.endpoints[1].url: is the same endpoint as services.ai.endpoints[0].url (4:18);"
-            + " give that a larger weight",
+            (
+                "4:44: services.ai.endpoints[1].url: is the same endpoint as"
+                " services.ai.endpoints[0].url (4:18); give that a larger weight"
+            ),
         ),
         (
             "balance: least_in_fligth",
-            "4:14: services.ai.balance: expected 'least_in_flight', 'round_robin' or 'weighted' or a mapping,"
-            + " got 'least_in_fligth' (did you mean 'least_in_flight'?)",
+            (
+                "4:14: services.ai.balance: expected 'least_in_flight', 'round_robin' or 'weighted' or a"
+                " mapping, got 'least_in_fligth' (did you mean 'least_in_flight'?)"
+            ),
         ),
         (
             "balance: {consistent_hash: 'query:x'}",
-            "4:32: services.ai.balance.consistent_hash: expected client_address, header:<name>"
-            + " or cookie:<name>, got 'query:x'",
+            (
+                "4:32: services.ai.balance.consistent_hash: expected client_address, header:<name>"
+                " or cookie:<name>, got 'query:x'"
+            ),
+        ),
+        (
+            "resolve: all\n    transport: httpx",
+            "4:5: services.ai: 'resolve: all' needs the transport http1",
         ),
         ("health_check: {interval: 1s}", "4:5: services.ai.health_check: missing key 'path'"),
         ("ejection: {max_ejected: 2}", "4:15: services.ai.ejection: max_ejected must be between 0 and 1"),

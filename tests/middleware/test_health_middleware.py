@@ -9,7 +9,7 @@ from pydantic import ValidationError
 import asgi_gateway.middleware.health as health_module
 from asgi_gateway.middleware import HealthMiddleware
 from asgi_gateway.policies.circuit_breaker import CircuitBreaker, Permit
-from asgi_gateway.runtime import EndpointStatus, Lifecycle, Runtime, ServiceStatus
+from asgi_gateway.runtime import EndpointStatus, Lifecycle, Phase, Runtime, ServiceStatus
 from asgi_gateway.testing import Conversation, ManualClock, ScriptedApp, request, websocket_scope
 
 
