@@ -1,6 +1,8 @@
 """Several endpoints in the file: what it says, and what is wrong with it, at its place."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,10 @@ from asgi_gateway.config import (
     EndpointSpec,
     HealthCheck,
     effective_yaml,
+    parse_config,
+    warnings_of,
 )
+from asgi_gateway.registry import Registry
 
 Parse = Callable[..., Config]
 Mistakes = Callable[..., list[str]]
@@ -130,3 +135,9 @@ def test_mistakes_are_told_at_their_place(mistakes: Mistakes, line: str, told: s
 def test_an_app_has_no_endpoints(mistakes: Mistakes, name: str) -> None:
     text = f"version: 1\nservices:\n  ai:\n    app: json:dumps\n    {name}\n    routes: [{{path: /}}]\n"
     assert "an 'app' is called directly" in mistakes(text)[0]
+
+
+def test_the_documented_example_loads_without_a_warning() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "endpoints.md").read_text()
+    [example] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert warnings_of(parse_config(example, registry=Registry(()), environ={})) == []
