@@ -53,7 +53,7 @@ async def test_a_breaker_outside_sees_one_outcome_a_request() -> None:
 
 
 async def test_a_service_with_one_url_has_nothing_of_it() -> None:
-    gateway = Gateway(settings(**{"url": "http://127.0.0.1:1", "endpoints": None}))
+    gateway = Gateway(settings(url="http://127.0.0.1:1", endpoints=None))
     [proxy] = gateway._live.proxies
     assert type(proxy) is ProxyApp
     assert "endpoints" not in json.loads((await request(gateway, path="/health")).body)["services"]["data"]

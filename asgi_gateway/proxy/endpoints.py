@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from math import inf
 from typing import Final
 
@@ -125,6 +126,8 @@ class EndpointsApp:
         runtime: Runtime | None = None,
     ) -> None:
         self._endpoints = tuple(endpoints)
+        self._places = {endpoint: self._endpoints[n : n + 1] for n, endpoint in enumerate(endpoints)}
+        """The endpoints now in the place of each that was given, so that their order stays."""
         self._names = names or {}
         self._balance = balance or LeastInFlight()
         self._key = key
@@ -282,10 +285,10 @@ class EndpointsApp:
             following = {address: current.get(address) or name.make(address) for address in addresses}
             for endpoint in following.values():
                 endpoint.weight = named.weight / len(following)
-            others = [endpoint for endpoint in self._endpoints if endpoint not in current.values()]
             new = [endpoint for address, endpoint in following.items() if address not in current]
             gone = [endpoint for address, endpoint in current.items() if address not in following]
-            self._endpoints = (*others, *following.values())
+            self._places[named] = tuple(following.values())
+            self._endpoints = tuple(chain.from_iterable(self._places.values()))
             current = following
             self._refresh()
             self._watch(new)

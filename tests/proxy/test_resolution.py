@@ -132,3 +132,12 @@ async def test_each_address_is_checked_and_no_longer_when_it_is_gone(zone: Zone)
                 await clock.advance(30)
                 assert names(made) == [FIRST]
                 assert len(other.requests) == asked
+
+
+async def test_addresses_stand_where_their_name_stood(zone: Zone) -> None:
+    entries = [{"url": "http://service.test:80"}, {"url": "http://service.test:81", "weight": 4}]
+    async with gateway(80, ManualClock(), url=None, endpoints=entries) as made:
+        app_of(made).start()
+        await settle()
+        found = [(endpoint.name, endpoint.weight) for endpoint in app_of(made)._endpoints]
+    assert found == [(f"{FIRST}:80", 0.5), (f"{SECOND}:80", 0.5), (f"{FIRST}:81", 2), (f"{SECOND}:81", 2)]
