@@ -129,7 +129,7 @@ class Gateway:
 
 def create_app() -> Gateway:
     """The gateway of ``$ASGI_GATEWAY_CONFIG``, else of ``gateway.yaml``: for ``uvicorn --factory``."""
-    return Gateway(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
+    return Gateway(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
 
 
 def _loaded(config: str | os.PathLike[str] | Mapping[str, Any] | Config) -> Config:

@@ -22,9 +22,7 @@ class Problem:
     can carry one (ASGI's ``websocket.http.response``), with a plain close (403) elsewhere.
     """
 
-    def __init__(
-        self, status: int, failure: Failure, detail: str, *, headers: Iterable[Header] = ()
-    ) -> None:
+    def __init__(self, status: int, failure: Failure, detail: str, *, headers: Iterable[Header] = ()) -> None:
         self.status = status
         self.failure = failure
         self.detail = detail

@@ -1,3 +1,4 @@
+import asyncio
 import copy
 import io
 import json
@@ -11,7 +12,7 @@ import pytest
 
 from asgi_gateway.context import request_id_var, trace_id_var
 from asgi_gateway.errors import Failure, ResponseAborted
-from asgi_gateway.logs import ContextFilter, JsonFormatter, log_config
+from asgi_gateway.logs import ContextFilter, JsonFormatter, TurnHandler, log_config
 
 ABORTED = ResponseAborted(Failure("reset", "upstream"))
 
@@ -150,3 +151,43 @@ def test_the_server_does_not_report_our_own_signal_as_a_bug(monkeypatch: pytest.
     assert stream.getvalue() == ""
     server.error("Exception in ASGI application\n", exc_info=KeyError("bug"))
     assert "KeyError" in json.loads(stream.getvalue())["exc_info"]
+
+
+async def test_the_lines_of_one_turn_of_the_loop_are_one_write() -> None:
+    writes: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    handler = TurnHandler(Stream())
+    for number in range(3):
+        handler.handle(logging.makeLogRecord({"msg": f"line {number}"}))
+    assert writes == []
+    await asyncio.sleep(0)
+    assert writes == ["line 0\nline 1\nline 2\n"]
+
+
+def test_without_a_loop_every_line_is_written_at_once() -> None:
+    stream = io.StringIO()
+    handler = TurnHandler(stream)
+    handler.handle(logging.makeLogRecord({"msg": "one"}))
+    assert stream.getvalue() == "one\n"
+
+
+def test_a_loop_that_ended_early_keeps_no_line_back() -> None:
+    stream = io.StringIO()
+    handler = TurnHandler(stream)
+
+    async def log_and_stop() -> None:
+        handler.handle(logging.makeLogRecord({"msg": "one"}))
+        asyncio.get_running_loop().stop()
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(log_and_stop())
+    loop.run_forever()
+    loop.close()
+    assert task.done()
+    handler.handle(logging.makeLogRecord({"msg": "two"}))
+    assert stream.getvalue() == "one\ntwo\n"

@@ -3,13 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
 import httpx
 import pytest
 
 from asgi_gateway import Gateway
+from asgi_gateway.server import HttpProtocol
 from asgi_gateway.testing import Handler, Server, Upstream, behaviours, serve
 
 CHAIN: list[Any] = [
@@ -28,16 +29,20 @@ SERVICE_CHAIN: list[Any] = [
     {"timeout": {"total": "30s"}},
     {"retry": {"attempts": 2, "backoff": {"initial": "10ms"}}},
 ]
-RIGHT_LOOPS = [{"loop": "uvloop", "http": "httptools"}, {"loop": "asyncio", "http": "h11"}]
+SERVERS: list[dict[str, Any]] = [
+    {"loop": "uvloop", "http": HttpProtocol},
+    {"loop": "uvloop", "http": "httptools"},
+    {"loop": "asyncio", "http": "h11"},
+]
 
 
-@pytest.fixture(params=RIGHT_LOOPS, ids=["httptools", "h11"])
-def server_options(request: pytest.FixtureRequest) -> dict[str, str]:
+@pytest.fixture(params=SERVERS, ids=["ours", "httptools", "h11"])
+def server_options(request: pytest.FixtureRequest) -> dict[str, Any]:
     return request.param
 
 
 @asynccontextmanager
-async def running(upstream: Upstream, options: dict[str, str], **service: Any) -> AsyncIterator[Server]:
+async def running(upstream: Upstream, options: dict[str, Any], **service: Any) -> AsyncIterator[Server]:
     settings = {
         "version": 1,
         "middleware": CHAIN,
@@ -86,7 +91,7 @@ GET = b"GET /api/data/x HTTP/1.1\r\nHost: gateway\r\n\r\n"
 CLOSING_GET = b"GET /api/data/x HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
 
 
-async def test_events_arrive_one_by_one_through_the_whole_chain(server_options: dict[str, str]) -> None:
+async def test_events_arrive_one_by_one_through_the_whole_chain(server_options: dict[str, Any]) -> None:
     turn = asyncio.Semaphore(0)
 
     async def events(_, connection) -> None:
@@ -119,7 +124,7 @@ async def test_events_arrive_one_by_one_through_the_whole_chain(server_options: 
         behaviours.reset_inside_body(b"part", length=1000),
     ],
 )
-async def test_a_broken_answer_never_looks_whole(server_options: dict[str, str], behaviour: Handler) -> None:
+async def test_a_broken_answer_never_looks_whole(server_options: dict[str, Any], behaviour: Handler) -> None:
     async with Upstream(behaviour) as upstream, running(upstream, server_options) as server:
         async with Client(server) as client:
             client.say(GET)
@@ -134,7 +139,7 @@ async def test_a_broken_answer_never_looks_whole(server_options: dict[str, str],
 
 
 async def test_a_client_who_leaves_ends_the_upstream_request_within_a_second(
-    server_options: dict[str, str],
+    server_options: dict[str, Any],
 ) -> None:
     async with Upstream(behaviours.hang()) as upstream, running(upstream, server_options) as server:
         async with Client(server) as client:
@@ -150,7 +155,7 @@ async def test_a_client_who_leaves_ends_the_upstream_request_within_a_second(
         b"POST /api/data/x HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
     ],
 )
-async def test_a_cut_upload_is_aborted_upstream(server_options: dict[str, str], upload: bytes) -> None:
+async def test_a_cut_upload_is_aborted_upstream(server_options: dict[str, Any], upload: bytes) -> None:
     async with Upstream(behaviours.answer()) as upstream, running(upstream, server_options) as server:
         async with Client(server) as client:
             client.say(upload)
@@ -158,7 +163,7 @@ async def test_a_cut_upload_is_aborted_upstream(server_options: dict[str, str], 
         await upstream.wait_for(lambda: upstream.requests[0].ended == "aborted", 1)
 
 
-async def test_a_bad_chunk_aborts_the_upload_upstream(server_options: dict[str, str]) -> None:
+async def test_a_bad_chunk_aborts_the_upload_upstream(server_options: dict[str, Any]) -> None:
     upload = b"POST /api/data/x HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n"
     async with Upstream(behaviours.answer()) as upstream, running(upstream, server_options) as server:
         async with Client(server) as client:
@@ -168,30 +173,26 @@ async def test_a_bad_chunk_aborts_the_upload_upstream(server_options: dict[str, 
             await upstream.wait_for(lambda: upstream.requests[0].ended == "aborted", 2)
 
 
-async def test_a_thousand_aborts_leave_nothing_busy(server_options: dict[str, str]) -> None:
+async def test_a_thousand_aborts_leave_nothing_busy(server_options: dict[str, Any]) -> None:
     script = [behaviours.hang()] * 1000 + [behaviours.answer(body=b"still here")]
     async with (
         Upstream.script(*script) as upstream,
         running(upstream, server_options, connections={"max": 60}) as server,
     ):
-
-        async def abandon() -> None:
-            async with Client(server) as client:
-                client.say(GET)
-                await asyncio.sleep(0.05)
-
-        for _ in range(20):
-            seen = len(upstream.requests)
-            await asyncio.gather(*[abandon() for _ in range(50)])
-            await upstream.wait_for(lambda: upstream.connections.open == 0, 5)
-            assert len(upstream.requests) - seen == 50
+        for round_number in range(1, 21):
+            async with AsyncExitStack() as stack:
+                for _ in range(50):
+                    client = await stack.enter_async_context(Client(server))
+                    client.say(GET)
+                await upstream.wait_for(lambda asked=50 * round_number: len(upstream.requests) == asked, 10)
+            await upstream.wait_for(lambda: upstream.connections.open == 0, 10)
         async with Client(server) as client:
             client.say(CLOSING_GET)
             assert (await client.everything()).endswith(b"still here")
 
 
 async def test_one_id_is_in_the_answer_upstream_and_every_log_line(
-    server_options: dict[str, str], caplog: pytest.LogCaptureFixture
+    server_options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "asgi_gateway")
     headers = {"X-Request-ID": "my-id.1", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
@@ -209,7 +210,7 @@ async def test_one_id_is_in_the_answer_upstream_and_every_log_line(
 
 
 async def test_retries_share_the_request_id_and_each_has_a_span_of_its_own(
-    server_options: dict[str, str],
+    server_options: dict[str, Any],
 ) -> None:
     script = [behaviours.answer(503), behaviours.answer()]
     async with Upstream.script(*script) as upstream, running(upstream, server_options) as server:
@@ -222,7 +223,7 @@ async def test_retries_share_the_request_id_and_each_has_a_span_of_its_own(
     assert first.header("traceparent") != second.header("traceparent")
 
 
-async def test_refusals_are_problems_with_every_gateway_header(server_options: dict[str, str]) -> None:
+async def test_refusals_are_problems_with_every_gateway_header(server_options: dict[str, Any]) -> None:
     async with Upstream(behaviours.reset_before_headers()) as upstream:
         async with running(upstream, server_options) as server, httpx.AsyncClient() as client:
             failed = await client.post(f"{server.url}/api/data/x", content=b"x")
@@ -240,7 +241,7 @@ async def test_refusals_are_problems_with_every_gateway_header(server_options: d
     assert (unrouted_head.status_code, unrouted_head.content) == (404, b"")
 
 
-async def test_upstream_copies_of_gateway_headers_never_win(server_options: dict[str, str]) -> None:
+async def test_upstream_copies_of_gateway_headers_never_win(server_options: dict[str, Any]) -> None:
     spoofed = [
         (b"X-Request-ID", b"theirs"),
         (b"X-Gateway-Service", b"theirs"),
@@ -255,7 +256,7 @@ async def test_upstream_copies_of_gateway_headers_never_win(server_options: dict
     assert "theirs" not in str(response.headers)
 
 
-async def test_path_and_query_arrive_byte_for_byte(server_options: dict[str, str]) -> None:
+async def test_path_and_query_arrive_byte_for_byte(server_options: dict[str, Any]) -> None:
     target = b"/a%2Fb//c%20d/%7E;v=1?b=2&a=1&a=%20&c"
     async with Upstream(behaviours.answer()) as upstream, running(upstream, server_options) as server:
         async with Client(server) as client:

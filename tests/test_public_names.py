@@ -27,6 +27,7 @@ MODULES = (
     "asgi_gateway.problem",
     "asgi_gateway.runtime",
     "asgi_gateway.testing",
+    "asgi_gateway.testing.behaviours",
     "asgi_gateway.types",
 )
 
@@ -72,10 +73,15 @@ def signature(function: object) -> str:
 
 
 def constant(value: object) -> str:
-    if isinstance(value, frozenset | set):
-        return f"{{{', '.join(sorted(map(repr, value)))}}}"
+    if isinstance(value, frozenset):
+        whole = sorted(map(repr, value))
+        return f"{{{', '.join(whole if len(whole) < 10 else [whole[0], '...', whole[-1]])}}}"
     text = repr(value)
     return "..." if " at 0x" in text else text
+
+
+def definition(function: object) -> str:
+    return "async def" if inspect.iscoroutinefunction(function) else "def"
 
 
 def members(cls: type) -> Iterator[str]:
@@ -87,18 +93,21 @@ def members(cls: type) -> Iterator[str]:
             continue
         if isinstance(value, property):
             yield f"    {name}: {annotation(inspect.signature(value.fget).return_annotation)}"
-        elif isinstance(value, classmethod | staticmethod):
-            yield f"    {type(value).__name__} {name}{signature(getattr(cls, name))}"
+        elif isinstance(value, staticmethod):  # borrowed from the standard library, which may change it
+            yield f"    {name}"
+        elif isinstance(value, classmethod):
+            yield f"    classmethod {name}{signature(getattr(cls, name))}"
         elif inspect.isfunction(value):
-            yield f"    def {name}{signature(value)}"
+            yield f"    {definition(value)} {name}{signature(value)}"
 
 
 def described(name: str, value: object) -> Iterator[str]:
     if isinstance(value, type):
-        yield f"class {name}" + ("" if hasattr(value, "model_fields") else signature(value))
+        made_by = inspect.isfunction(value.__init__) and not hasattr(value, "model_fields")
+        yield f"class {name}" + (signature(value) if made_by else "")
         yield from members(value)
     elif inspect.isfunction(value):
-        yield f"def {name}{signature(value)}"
+        yield f"{definition(value)} {name}{signature(value)}"
     elif isinstance(value, str):
         yield f"{name} = {value!r}"
     else:
@@ -125,7 +134,10 @@ def surface() -> Iterator[str]:
         module = importlib.import_module(name)
         yield f"# {name}"
         for public in public_names(module):
-            yield from described(public, getattr(module, public))
+            if public == "__version__":
+                yield public
+            else:
+                yield from described(public, getattr(module, public))
         yield ""
 
 

@@ -1,8 +1,4 @@
-"""The command line: ``asgi-gateway run | check | routes | schema | demo``.
-
-Exit codes: 0 done, also after SIGINT and SIGTERM; 1 a mistake in the configuration, a file that
-cannot be read, an address that cannot be listened on, a start-up that failed; 2 wrong usage.
-"""
+"""The command line: ``asgi-gateway run | check | routes | schema | demo``."""
 
 from __future__ import annotations
 
@@ -17,6 +13,10 @@ from asgi_gateway.config import ConfigError
 from asgi_gateway.server import CannotStart
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+EXIT_CODES = (
+    "Exit codes: 0 done, also after SIGINT and SIGTERM; 1 a mistake in the configuration, a file that "
+    "cannot be read, an address that cannot be listened on, a start-up that failed; 2 wrong usage."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
         prog="asgi-gateway",
         description="An API gateway of standalone ASGI middlewares, chained by YAML.",
+        epilog=EXIT_CODES,
         allow_abbrev=False,
     )
     main.add_argument("--version", action="version", version=f"asgi-gateway {package_version()}")

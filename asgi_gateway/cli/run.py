@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     app: Gateway | str = Gateway(config)
     if options.workers > 1:
         os.environ[CONFIG_VARIABLE] = path
-        app = "asgi_gateway:create_app"
+        app = "asgi_gateway.server.launch:worker_app"
     host: str = config.listen.host if options.host is None else options.host
     port: int = config.listen.port if options.port is None else options.port
     sockets = bind(host, port)

@@ -20,7 +20,7 @@ from asgi_gateway.context import (
     trace_id_var,
 )
 from asgi_gateway.errors import ClientDisconnected, ResponseAborted
-from asgi_gateway.logs import stdout_handler
+from asgi_gateway.logs import EXTRAS, stdout_handler
 from asgi_gateway.options import validated
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.types import ASGIApp, Message, Receive, Scope, Send
@@ -88,28 +88,32 @@ class AccessLogMiddleware:
         text = f"{method} {scope['path']} {status}"
         if not text.isprintable():
             text = text.encode("unicode_escape").decode("ascii")
-        record = logging.getLogRecordFactory()(self._logger.name, logging.INFO, "", 0, text, (), None)
-        # The attributes that `extra` would set, without its search for the calling line.
-        record.__dict__.update(
-            request_id=request_id_var.get(),
-            trace_id=trace_id_var.get(),
-            method=method,
-            path=scope["path"],
-            route=exchange.route or scope.get(ROUTE),
-            service=exchange.service or scope.get(SERVICE),
-            endpoint=exchange.endpoint,
-            status=status,
-            upstream_status=exchange.upstream_status,
-            attempts=exchange.attempts,
-            duration_ms=round(seconds * 1000, 3),
-            upstream_ms=_milliseconds(exchange.upstream_seconds),
-            first_byte_ms=_milliseconds(exchange.first_byte_seconds),
-            bytes_in=seen.bytes_in,
-            bytes_out=seen.bytes_out,
-            client_address=scope.get(CLIENT_ADDRESS) or (peer[0] if peer else None),
-            failure=failure,
-            breaker_state=exchange.breaker_state,
-        )
+        extras = {
+            "request_id": request_id_var.get(),
+            "trace_id": trace_id_var.get(),
+            "method": method,
+            "path": scope["path"],
+            "route": exchange.route or scope.get(ROUTE),
+            "service": exchange.service or scope.get(SERVICE),
+            "endpoint": exchange.endpoint,
+            "status": status,
+            "upstream_status": exchange.upstream_status,
+            "attempts": exchange.attempts,
+            "duration_ms": round(seconds * 1000, 3),
+            "upstream_ms": _milliseconds(exchange.upstream_seconds),
+            "first_byte_ms": _milliseconds(exchange.first_byte_seconds),
+            "bytes_in": seen.bytes_in,
+            "bytes_out": seen.bytes_out,
+            "client_address": scope.get(CLIENT_ADDRESS) or (peer[0] if peer else None),
+            "failure": failure,
+            "breaker_state": exchange.breaker_state,
+        }
+        factory = logging.getLogRecordFactory()
+        record = factory(self._logger.name, logging.INFO, "", 0, text, (), None)
+        # What `extra` would do, without its search for the calling line.
+        record.__dict__.update(extras)
+        if factory is logging.LogRecord:  # an application's own may add more
+            record.__dict__[EXTRAS] = extras
         self._logger.handle(record)
 
 

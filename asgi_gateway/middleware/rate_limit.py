@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Annotated, Final, Literal, TypeAlias
 
 from limits import parse_many
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema
 
 from asgi_gateway.asgi.headers import without
 from asgi_gateway.asgi.keys import by_client_address, by_function, key_function
@@ -31,11 +31,6 @@ _NO_KEY: Final = Problem(
 )
 
 
-def _checked_limit(expression: str) -> str:
-    _parsed(expression)
-    return expression
-
-
 def _parsed(expression: str) -> list[tuple[int, int]]:
     """The amount and the period in seconds of each limit in an expression."""
     try:
@@ -45,6 +40,23 @@ def _parsed(expression: str) -> list[tuple[int, int]]:
     if not limits or any(amount < 1 for amount, _ in limits):
         raise ValueError(f'expected a limit such as "100/minute" or "5 per 10 seconds", not {expression!r}')
     return limits
+
+
+def _all_parsed(limit: str | list[str]) -> list[tuple[int, int]]:
+    expressions = [limit] if isinstance(limit, str) else limit
+    return [each for expression in expressions for each in _parsed(expression)]
+
+
+def _checked_limit(limit: str | list[str]) -> str | list[str]:
+    _all_parsed(limit)
+    return limit
+
+
+def _affordable(cost: int, known: ValidationInfo) -> int:
+    limit = known.data.get("limit", [])
+    if any(cost > amount for amount, _ in _all_parsed(limit)):
+        raise ValueError(f"a request that costs {cost} would never pass the limit {limit!r}")
+    return cost
 
 
 def _checked_key(key: str | Callable[[Scope], str | None]) -> str | Callable[[Scope], str | None]:
@@ -58,9 +70,6 @@ def _checked_path(pattern: str) -> str:
     return pattern
 
 
-Expression: TypeAlias = Annotated[
-    str, AfterValidator(_checked_limit), WithJsonSchema({"type": "string", "examples": ["100/minute"]})
-]
 Key: TypeAlias = Annotated[
     str | Callable[[Scope], str | None],
     AfterValidator(_checked_key),
@@ -85,8 +94,12 @@ class RateLimitMiddleware:
         app: ASGIApp,
         *,
         limit: Annotated[
-            Expression | list[Expression],
-            Field(description="One or several limits such as 100/minute; a request has to pass all."),
+            str | Annotated[list[str], Field(min_length=1)],
+            AfterValidator(_checked_limit),
+            Field(
+                description="One or several limits such as 100/minute; a request has to pass all.",
+                examples=["100/minute"],
+            ),
         ] = "100/minute",
         strategy: Annotated[
             Literal["fixed_window", "sliding_window", "moving_window"],
@@ -99,7 +112,9 @@ class RateLimitMiddleware:
                 "function <package.module>:<function> of the ASGI scope."
             ),
         ] = "client_address",
-        cost: Annotated[int, Field(ge=1, description="How much one request counts.")] = 1,
+        cost: Annotated[
+            int, Field(ge=1, description="How much one request counts."), AfterValidator(_affordable)
+        ] = 1,
         exempt: Annotated[
             tuple[Annotated[str, AfterValidator(_checked_path)], ...],
             Field(description="Paths that are not counted, such as /health or /health/*."),
@@ -114,13 +129,7 @@ class RateLimitMiddleware:
         runtime: Runtime | None = None,
     ) -> None:
         self.app = app
-        expressions = [limit] if isinstance(limit, str) else limit
-        counter = COUNTERS[strategy]
-        self.limits = [Limit(counter, *each) for text in expressions for each in _parsed(text)]
-        if not self.limits:
-            raise ValueError('expected at least one limit such as "100/minute"')
-        if cost > min(each.amount for each in self.limits):
-            raise ValueError(f"a request that costs {cost} would never pass the limit {limit!r}")
+        self.limits = [Limit(COUNTERS[strategy], *each) for each in _all_parsed(limit)]
         self._key = key_function(key) if isinstance(key, str) else by_function(key)
         self._cost = cost
         self._exempt = [PathPattern(pattern) for pattern in exempt]
@@ -147,7 +156,7 @@ class RateLimitMiddleware:
         exchange.rate_limit = window if outer is None else tightest(window, outer)
         if not window.allowed:
             await _refusal(window)(scope, receive, send)
-        elif scope["type"] == "websocket":
+        elif scope["type"] == "websocket" or outer is not None:  # a limiter further out reports for all
             await self.app(scope, receive, send)
         else:
             await self.app(scope, receive, _reporting(exchange, send))

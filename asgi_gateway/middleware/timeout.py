@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from asgi_gateway.clock import EqualTimers
 from asgi_gateway.context import DEADLINE, Exchange, join_exchange
 from asgi_gateway.errors import Failure
 from asgi_gateway.options import validated
@@ -43,16 +44,17 @@ class TimeoutMiddleware:
         self.app = app
         self.total = total
         self._clock = (runtime or Runtime()).clock
+        self._timers = EqualTimers(self._clock, total)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         scope, exchange = join_exchange(scope)
-        now = self._clock.monotonic()
-        deadline: float = min(now + self.total, scope.get(DEADLINE, now + self.total))
+        ours = self._clock.monotonic() + self.total
+        outer: float = scope.get(DEADLINE, ours)  # whoever set it enforces it
         limit = _Limit(exchange)
-        timer = self._clock.call_later(deadline - now, limit.expire)
+        self._timers.start(limit)
 
         def until_begun(message: Message) -> Awaitable[None]:
             if not limit.lifted:
@@ -60,16 +62,16 @@ class TimeoutMiddleware:
                     return _dropped()
                 if message["type"] == "http.response.start":
                     limit.lifted = True
-                    timer.cancel()
+                    self._timers.cancel(limit)
             return send(message)
 
         try:
-            await self.app({**scope, DEADLINE: deadline}, receive, until_begun)
+            await self.app({**scope, DEADLINE: min(ours, outer)}, receive, until_begun)
         except asyncio.CancelledError:
             if not limit.alone():
                 raise
         finally:
-            timer.cancel()
+            self._timers.cancel(limit)
             limit.close()
         if limit.expired:
             await TIMED_OUT(scope, receive, send)
@@ -90,7 +92,7 @@ class _Limit:
         self.expired = False
         self.lifted = False
 
-    def expire(self) -> None:
+    def __call__(self) -> None:
         self.expired = True
         self._exchange.failure = TIMED_OUT.failure
         self._task.cancel()

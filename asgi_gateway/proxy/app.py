@@ -10,11 +10,11 @@ import asyncio
 
 from asgi_gateway.asgi.headers import get_header, replaced
 from asgi_gateway.asgi.paths import raw_request_path, without_prefix
-from asgi_gateway.clock import Clock
+from asgi_gateway.clock import Clock, EqualTimers
 from asgi_gateway.context import EXCHANGE, STRIPPED_PREFIX, TRACE, TRUSTED_PEER, Exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.problem import Problem
-from asgi_gateway.proxy.client import Client, Clients
+from asgi_gateway.proxy.client import WATCH_AFTER, Client
 from asgi_gateway.proxy.headers import end_to_end_response, forwarded_headers, split_request
 from asgi_gateway.proxy.transport import (
     MalformedRequest,
@@ -58,7 +58,7 @@ class ProxyApp:
         self._authority = authority
         self._base_path = base_path.rstrip(b"/")
         self._clock = clock
-        self._clients = Clients(clock)
+        self._watches = EqualTimers(clock, WATCH_AFTER)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,7 +69,7 @@ class ProxyApp:
         exchange.endpoint = self._endpoint
         exchange.attempts = exchange.attempts or 1
         client = Client(receive)
-        self._clients.enter(client)
+        self._watches.start(client)
         try:
             await self._forward(scope, send, exchange, client)
         except ClientDisconnected:
@@ -79,7 +79,7 @@ class ProxyApp:
                 raise
             exchange.failure = CLIENT_LEFT
         finally:
-            self._clients.leave(client)
+            self._watches.cancel(client)
             if client.watcher is not None:
                 await client.stop_watching()
 

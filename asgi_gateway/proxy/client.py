@@ -12,40 +12,12 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from asgi_gateway.asgi.headers import get_all, get_header
-from asgi_gateway.clock import Clock, Timer
 from asgi_gateway.errors import ClientDisconnected
 from asgi_gateway.proxy.transport import MalformedRequest
 from asgi_gateway.types import Headers, Message, Receive, Scope
 
 WATCH_AFTER: Final = 0.05
-"""Seconds, up to twice as many, after which an exchange begins to watch for its client leaving."""
-
-
-class Clients:
-    """The clients of the exchanges in flight, and one timer for them all."""
-
-    __slots__ = ("_clock", "_new", "_seen", "_timer")
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._new: set[Client] = set()
-        self._seen: set[Client] = set()
-        self._timer: Timer | None = None
-
-    def enter(self, client: Client) -> None:
-        self._new.add(client)
-        if self._timer is None:
-            self._timer = self._clock.call_later(WATCH_AFTER, self._tick)
-
-    def leave(self, client: Client) -> None:
-        self._new.discard(client)
-        self._seen.discard(client)
-
-    def _tick(self) -> None:
-        for client in self._seen:
-            client.grow_old()
-        self._seen, self._new = self._new, set()
-        self._timer = self._clock.call_later(WATCH_AFTER, self._tick) if self._seen else None
+"""Seconds after which an exchange begins to watch for its client leaving."""
 
 
 class Client:
@@ -122,7 +94,8 @@ class Client:
         if self._old:
             self._watch()
 
-    def grow_old(self) -> None:
+    def __call__(self) -> None:
+        """The exchange has lasted `WATCH_AFTER`."""
         self._old = True
         if self._uploaded:
             self._watch()

@@ -73,7 +73,7 @@ def _haproxy(directory: Path, port: int, service: int) -> list[str]:
     config.write_text(
         f"""global
   nbthread 1
-  maxconn 16384
+  maxconn 4096
 defaults
   mode http
   timeout connect 5s
@@ -198,10 +198,11 @@ def _gateway(write_config: Callable[[Path, int], Path]) -> Callable[[Path, int, 
 
 
 def bare_config(directory: Path, service: int) -> Path:
-    """The proxy alone: one service, no middleware."""
+    """The proxy alone: one service on the route that it has in ``config/gateway.yaml``, no middleware."""
     path = directory / "bare.yaml"
     path.write_text(
-        f"version: 1\nservices:\n  ai:\n    url: http://127.0.0.1:{service}\n    routes: [{{path: /*}}]\n"
+        f"version: 1\nservices:\n  ai:\n    url: http://127.0.0.1:{service}\n"
+        "    routes: [{path: /api/ai/*, strip_prefix: /api/ai}]\n"
     )
     return path
 
@@ -227,6 +228,6 @@ PEERS = [
         _needs_module("aiohttp", "pip install aiohttp"),
     ),
     Peer("plain httpx proxy", _uvicorn("tests.benchmarks.plain_proxies:httpx_proxy")),
-    Peer("asgi_gateway, bare", _gateway(bare_config)),
+    Peer("asgi_gateway, bare", _gateway(bare_config), path="/api/ai/v1/chat/completions"),
     Peer("asgi_gateway, config/gateway.yaml", _gateway(full_config), path="/api/ai/v1/chat/completions"),
 ]

@@ -35,7 +35,7 @@ def main() -> int:
     pin(0, SERVICE_CORE)
     print(f"import: {1000 * import_seconds():.0f} ms")
     with tempfile.TemporaryDirectory() as temporary, BulkService() as service:
-        for name, write, path in (("bare", bare_config, "/"), ("full chain", full_config, "/api/data/")):
+        for name, write, path in (("bare", bare_config, "/api/ai/"), ("full chain", full_config, "/api/ai/")):
             weigh(name, write(Path(temporary), service.port), path)
     return 0
 

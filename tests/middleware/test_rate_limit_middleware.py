@@ -334,7 +334,8 @@ async def test_other_scopes_pass_through(kind: str):
         ({"limit": "lots"}, 'expected a limit such as "100/minute"'),
         ({"limit": "100/fortnight"}, 'expected a limit such as "100/minute"'),
         ({"limit": ["1/second", "0/minute"]}, "not '0/minute'"),
-        ({"limit": []}, 'expected at least one limit such as "100/minute"'),
+        ({"limit": []}, "at least 1 item"),
+        ({"limit": ["9/hour", "3/minute"], "cost": 4}, "costs 4 would never pass"),
         ({"limit": "3/minute", "cost": 4}, "costs 4 would never pass the limit '3/minute'"),
         ({"strategy": "token_bucket"}, "sliding_window"),
         ({"key": "ip"}, "expected client_address, path, service, header"),
@@ -346,7 +347,7 @@ async def test_other_scopes_pass_through(kind: str):
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], message: str):
-    with pytest.raises((ValidationError, ValueError), match=message):
+    with pytest.raises(ValidationError, match=message):
         RateLimitMiddleware(ScriptedApp(200), **options)
 
 

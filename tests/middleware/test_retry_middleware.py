@@ -377,6 +377,31 @@ async def test_a_cancellation_that_the_app_turned_into_an_error_is_kept():
     assert len(app.calls) == 1
 
 
+async def test_a_cancellation_while_a_task_group_unwinds_is_kept():
+    unwinding = asyncio.Event()
+
+    async def slow_to_close() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            unwinding.set()
+            await settle()
+
+    async def grouped(scope: Scope, receive: Receive, send: Send) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(slow_to_close())
+            group.create_task(unread(503)(scope, receive, send))  # type: ignore[arg-type]
+
+    app = ScriptedApp(grouped, 200)
+    async with Conversation(retrying(app), http_scope()) as talk:
+        talk.body()
+        await unwinding.wait()
+        talk.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await talk.finish()
+    assert len(app.calls) == 1
+
+
 @pytest.mark.parametrize("where", ["app", "backoff", "send"])
 async def test_a_cancelled_request_makes_no_further_attempt(where: str, clock: ManualClock):
     async def endless(scope: Scope, receive: Receive, send: Send) -> None:

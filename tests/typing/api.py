@@ -47,7 +47,9 @@ def every_middleware_takes_an_app_and_is_one() -> list[ASGIApp]:
 
 def middlewares_stack() -> ASGIApp:
     clock = ManualClock()
-    inner = CircuitBreakerMiddleware(app, failure_threshold=3, break_duration=30, runtime=Runtime(clock=clock))
+    inner = CircuitBreakerMiddleware(
+        app, failure_threshold=3, break_duration=30, runtime=Runtime(clock=clock)
+    )
     return RequestIdMiddleware(RateLimitMiddleware(inner, limit=["10/second", "100/minute"]))
 
 

@@ -1,0 +1,25 @@
+"""uvicorn set up for a gateway, and the protocol class that it serves through."""
+
+from asgi_gateway.server.launch import (
+    CannotStart,
+    Server,
+    bind,
+    close,
+    end_on_signals,
+    run_server,
+    server_config,
+    url_of,
+)
+from asgi_gateway.server.protocol import HttpProtocol
+
+__all__ = [
+    "CannotStart",
+    "HttpProtocol",
+    "Server",
+    "bind",
+    "close",
+    "end_on_signals",
+    "run_server",
+    "server_config",
+    "url_of",
+]
