@@ -43,6 +43,7 @@ class Exchange:
         "rate_limit",
         "route",
         "service",
+        "tried",
         "upstream_seconds",
         "upstream_status",
     )
@@ -56,6 +57,7 @@ class Exchange:
         self.rate_limit: Window | None = None
         self.route: str | None = None
         self.service: str | None = None
+        self.tried: tuple[object, ...] = ()
         self.upstream_seconds: float | None = None
         self.upstream_status: int | None = None
 

@@ -32,11 +32,53 @@ class CircuitClosed:
     service: str | None
 
 
-Event: TypeAlias = CircuitOpened | CircuitHalfOpened | CircuitClosed
+@dataclass(frozen=True, slots=True)
+class EndpointEjected:
+    """An endpoint failed too often in a row and gets no requests for `seconds`."""
+
+    service: str | None
+    endpoint: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointReturned:
+    """An ejected endpoint gets requests again."""
+
+    service: str | None
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointUnhealthy:
+    """Health checks took an endpoint out."""
+
+    service: str | None
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointHealthy:
+    """Health checks brought an endpoint back."""
+
+    service: str | None
+    endpoint: str
+
+
+Event: TypeAlias = (
+    CircuitOpened
+    | CircuitHalfOpened
+    | CircuitClosed
+    | EndpointEjected
+    | EndpointReturned
+    | EndpointUnhealthy
+    | EndpointHealthy
+)
 EventSink: TypeAlias = Callable[[Event], None]
 
 
 def log_event(event: Event) -> None:
-    """The default sink: one log line an event, an opened circuit as a warning."""
-    level = logging.WARNING if isinstance(event, CircuitOpened) else logging.INFO
+    """The default sink: one log line an event, a warning where something is no longer used."""
+    bad = isinstance(event, CircuitOpened | EndpointEjected | EndpointUnhealthy)
+    level = logging.WARNING if bad else logging.INFO
     _logger.log(level, type(event).__name__, extra=asdict(event))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -22,6 +22,15 @@ class Lifecycle:
     started_at: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointStatus:
+    """How one endpoint of a service stands. ``off`` is one whose weight is 0."""
+
+    name: str
+    state: Literal["usable", "ejected", "unhealthy", "off"]
+    in_flight: int
+
+
 @dataclass(slots=True)
 class ServiceStatus:
     """What is known of a service's ability to answer."""
@@ -29,6 +38,8 @@ class ServiceStatus:
     name: str
     required: bool = False
     breakers: list[CircuitBreaker] = field(default_factory=list)
+    endpoints: Callable[[], Sequence[EndpointStatus]] | None = None
+    """Tells how the endpoints stand, where their health is known."""
 
     def breaker_state(self, now: float) -> str | None:
         """The state of the service's breaker, the worst where it has several; None without one."""
@@ -36,7 +47,9 @@ class ServiceStatus:
         return next((state for state in ("open", "half_open", "closed") if state in states), None)
 
     def usable(self, now: float) -> bool:
-        return self.breaker_state(now) != "open"
+        if self.breaker_state(now) == "open":
+            return False
+        return self.endpoints is None or any(endpoint.state == "usable" for endpoint in self.endpoints())
 
 
 @dataclass(frozen=True, slots=True)

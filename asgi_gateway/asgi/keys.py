@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from importlib import import_module
 from typing import Final, TypeAlias
 
-from asgi_gateway.asgi.headers import get_header
+from asgi_gateway.asgi.headers import get_all, get_header
 from asgi_gateway.asgi.paths import request_path, resolved
 from asgi_gateway.context import CLIENT_ADDRESS, SERVICE
 from asgi_gateway.types import Scope
@@ -67,6 +67,21 @@ def by_header(name: str) -> KeyFunction:
     def key(scope: Scope) -> Hashable | None:
         value = get_header(scope["headers"], wanted)
         return _bounded(value.decode("latin-1")) if value else None
+
+    return key
+
+
+def by_cookie(name: str) -> KeyFunction:
+    """The value of a cookie of the request; an absent or an empty one is no key."""
+    wanted = name.encode("latin-1")
+
+    def key(scope: Scope) -> Hashable | None:
+        for field in get_all(scope["headers"], b"cookie"):
+            for pair in field.split(b";"):
+                found, _, value = pair.strip().partition(b"=")
+                if found == wanted and value:
+                    return _bounded(value.decode("latin-1"))
+        return None
 
     return key
 

@@ -88,7 +88,15 @@ def destination(config: Config, name: str) -> str:
     service = config.services[name]
     if service.app is not None:
         return f"app {service.app}"
-    return "***" if ("services", name, "url") in config.document.secrets else str(service.url)
+    secrets = config.document.secrets
+    if service.endpoints is None:
+        return "***" if ("services", name, "url") in secrets else str(service.url)
+    path = ("services", name, "endpoints")
+    urls = (
+        "***" if (*path, index, "url") in secrets else endpoint.url
+        for index, endpoint in enumerate(service.endpoints)
+    )
+    return " ".join(urls)
 
 
 def joined(specs: Iterable[MiddlewareSpec], *end: str) -> str:

@@ -10,7 +10,7 @@ from yaml.representer import BaseRepresenter
 
 from asgi_gateway.config.document import MASK, Document
 from asgi_gateway.config.mistakes import Path
-from asgi_gateway.config.model import PROXY_ONLY, Config, MiddlewareSpec, Service
+from asgi_gateway.config.model import BALANCED_ONLY, PROXY_ONLY, Config, MiddlewareSpec, Service
 from asgi_gateway.config.yaml12 import PLAIN_SCALARS
 
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
@@ -88,7 +88,9 @@ def _dumped(config: Config) -> dict[str, Any]:
 
 
 def _service(service: Service) -> dict[str, Any]:
-    unused = set(PROXY_ONLY) if service.app is not None else set()
+    unused: set[str] = set(PROXY_ONLY) if service.app is not None else set()
+    if service.url is not None:
+        unused = set(BALANCED_ONLY) - service.model_fields_set
     data = service.model_dump(mode="json", exclude_none=True, exclude={"middleware", *unused})
     return {**data, "middleware": _chain(service.middleware)}
 

@@ -69,6 +69,7 @@ def _build(document: Document, registry: Registry) -> Config:
         chains = ChainReader(document, registry)
         config = validate(Config, _with_chains(document.data, chains), document, ())
         document.mistakes += _clashes(document)
+        document.mistakes += _doubled_endpoints(document)
         document.mistakes += _missing_apps(document)
     elif not document.mistakes:
         empty = document.data is None
@@ -101,6 +102,24 @@ def _clashes(document: Document) -> Iterator[Mistake]:
     for path, rival in clashes(_valid_routes(document)):
         earlier = f"{write_path(rival)} ({document.place(rival)})"
         yield document.mistake(path, f"asks for requests that {earlier} already takes")
+
+
+def _doubled_endpoints(document: Document) -> Iterator[Mistake]:
+    """Endpoints that stand twice in one service: a larger weight is what is meant."""
+    services = document.data.get("services")
+    for name, service in services.items() if isinstance(services, dict) else ():
+        endpoints = service.get("endpoints") if isinstance(service, dict) else None
+        seen: dict[str, Path] = {}
+        for index, endpoint in enumerate(endpoints if isinstance(endpoints, list) else ()):
+            url = endpoint.get("url") if isinstance(endpoint, dict) else None
+            if isinstance(url, str):
+                path: Path = ("services", name, "endpoints", index, "url")
+                first = seen.setdefault(url.rstrip("/").lower(), path)
+                if first != path:
+                    place = f"{write_path(first)} ({document.place(first)})"
+                    yield document.mistake(
+                        path, f"is the same endpoint as {place}; give that a larger weight"
+                    )
 
 
 def _missing_apps(document: Document) -> Iterator[Mistake]:

@@ -1,4 +1,8 @@
-"""The configuration as typed, frozen objects: what the file says, with every default filled in."""
+"""The configuration as typed, frozen objects: what the file says, with every default filled in.
+
+One file, long as it is: here the whole shape of the YAML can be read from top to bottom, each key
+beside its default, its description and what is checked of it.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +28,10 @@ from pydantic_core import PydanticCustomError
 from asgi_gateway.asgi.paths import PathPattern, resolved
 from asgi_gateway.config.document import Document
 from asgi_gateway.config.mistakes import Mistake, Path
+from asgi_gateway.policies.ejection import DEFAULT_EJECTION, Ejection
+from asgi_gateway.policies.health_check import HealthCheck
 from asgi_gateway.proxy.transport import Connections, Timeouts, WebSocketOptions
-from asgi_gateway.types import MethodSet
+from asgi_gateway.types import MethodSet, Seconds
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ Chain = tuple[Annotated[InstanceOf[MiddlewareSpec], WithJsonSchema({})], ...]
 
 
 SERVICE_NAME = r"^[A-Za-z0-9_-]+$"
+HEADER_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 
 
 def _like(pattern: str) -> WithJsonSchema:
@@ -75,6 +82,13 @@ def _checked_url(url: str) -> str:
     if not usable or parts.netloc.endswith(":"):
         raise ValueError("the port must be a number from 1 to 65535")
     return url
+
+
+def _checked_hash_key(key: str) -> str:
+    kind, _, name = key.partition(":")
+    if key != "client_address" and not (kind in ("header", "cookie") and re.fullmatch(HEADER_NAME, name)):
+        raise ValueError("expected client_address, header:<name> or cookie:<name>")
+    return key
 
 
 def _checked_import(reference: str) -> str:
@@ -167,13 +181,49 @@ def _some_routes(routes: tuple[Route, ...]) -> tuple[Route, ...]:
     return routes
 
 
+class EndpointSpec(Part):
+    """One of the addresses of a service."""
+
+    url: Annotated[str, AfterValidator(_checked_url), _like("^https?://")] = Field(
+        repr=False, description="Where it listens; a path in it is put before the path of each request."
+    )
+    weight: float = Field(
+        default=1.0,
+        ge=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="Its share of the requests beside the others'; 0 sends it none.",
+    )
+
+
+class ConsistentHashing(Part):
+    """The same key to the same endpoint."""
+
+    consistent_hash: Annotated[
+        str, AfterValidator(_checked_hash_key), _like(r"^(client_address|(header|cookie):.+)$")
+    ] = Field(description="What the choice hangs on: client_address, header:<name> or cookie:<name>.")
+
+
+def _some_endpoints(endpoints: tuple[EndpointSpec, ...]) -> tuple[EndpointSpec, ...]:
+    if not endpoints:
+        raise PydanticCustomError("endpoints", "a service needs at least one endpoint")
+    if not any(endpoint.weight for endpoint in endpoints):
+        raise PydanticCustomError("endpoints", "at least one endpoint needs a weight above 0")
+    return endpoints
+
+
 class Service(Part):
-    """A backend: another server by `url`, or an ASGI application by `app`."""
+    """A backend: another server by `url` or several by `endpoints`, or an ASGI application by `app`."""
 
     url: Annotated[str, AfterValidator(_checked_url), _like("^https?://")] | None = Field(
         default=None,
         repr=False,
         description="Where the service listens; a path in it is put before the path of each request.",
+    )
+    endpoints: Annotated[tuple[EndpointSpec, ...], AfterValidator(_some_endpoints)] | None = Field(
+        default=None,
+        description="Where the service listens, if in several places; in place of 'url'.",
+        json_schema_extra={"minItems": 1},
     )
     app: Annotated[str, AfterValidator(_checked_import), _like(":")] | None = Field(
         default=None, description="An ASGI application in this process: package.module:attribute."
@@ -188,6 +238,25 @@ class Service(Part):
     timeouts: Timeouts = Field(default=Timeouts())
     connections: Connections = Field(default=Connections())
     websocket: WebSocketOptions = Field(default=WebSocketOptions())
+    resolve: Literal["first", "all"] = Field(
+        default="first",
+        description="With 'all', every address that a host name leads to is an endpoint.",
+    )
+    balance: Literal["least_in_flight", "round_robin", "weighted"] | ConsistentHashing = Field(
+        default="least_in_flight", description="How an endpoint is chosen for each request."
+    )
+    health_check: HealthCheck | None = Field(
+        default=None,
+        description="A small request to each endpoint again and again; without it there is none.",
+    )
+    ejection: Ejection = Field(default=DEFAULT_EJECTION)
+    slow_start: Seconds = Field(
+        default=0.0,
+        description="How long the share of an endpoint that comes back takes to grow to all of it.",
+    )
+    panic: bool = Field(
+        default=True, description="With every endpoint out try them all; false answers 503 at once."
+    )
     routes: Annotated[tuple[Route, ...], AfterValidator(_some_routes)] = Field(
         description="Which requests lead here, one entry at least.", json_schema_extra={"minItems": 1}
     )
@@ -195,15 +264,22 @@ class Service(Part):
 
     @model_validator(mode="after")
     def _is_one_or_the_other(self) -> Self:
-        if (self.url is None) == (self.app is None):
-            raise PydanticCustomError("service", "a service needs exactly one of 'url' and 'app'")
+        if sum(where is not None for where in (self.url, self.endpoints, self.app)) != 1:
+            raise PydanticCustomError(
+                "service", "a service needs exactly one of 'url', 'endpoints' and 'app'"
+            )
+        if self.resolve == "all" and self.transport != "http1":
+            raise PydanticCustomError("service", "'resolve: all' needs the transport http1")
         for name in PROXY_ONLY:
             if self.app is not None and name in self.model_fields_set:
                 raise PydanticCustomError("service", f"an 'app' is called directly, so it has no {name!r}")
         return self
 
 
-PROXY_ONLY = ("transport", "preserve_host", "timeouts", "connections", "websocket")
+BALANCED_ONLY = ("resolve", "balance", "health_check", "ejection", "slow_start", "panic")
+"""What a service with one address may say, and what then seldom matters."""
+
+PROXY_ONLY = ("transport", "preserve_host", "timeouts", "connections", "websocket", *BALANCED_ONLY)
 """What only a service that is reached over the network can have."""
 
 

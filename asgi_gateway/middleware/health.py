@@ -13,7 +13,7 @@ from asgi_gateway.asgi.paths import request_path
 from asgi_gateway.errors import Failure
 from asgi_gateway.options import validated
 from asgi_gateway.problem import Problem
-from asgi_gateway.runtime import Runtime
+from asgi_gateway.runtime import Runtime, ServiceStatus
 from asgi_gateway.types import ASGIApp, Receive, Scope, Send
 
 _Report: TypeAlias = Callable[[], tuple[int, dict[str, Any]]]
@@ -23,8 +23,9 @@ class HealthMiddleware:
     """Answer three paths below `path` and pass everything else on.
 
     ``/live`` is 200 as long as the process runs. ``/ready`` is 503 while it starts or drains, and while
-    a service marked ``required`` cannot be used. `path` itself adds uptime, version and the breaker's
-    state of each service, and nothing of where a service is.
+    a service marked ``required`` cannot be used. `path` itself adds uptime, version and, for each service,
+    the breaker's state and that of each endpoint, by number: nothing of where a service is, unless
+    `show_endpoints` says so.
 
         HealthMiddleware(app, path="/health")
     """
@@ -38,10 +39,14 @@ class HealthMiddleware:
             str,
             Field(pattern=r"^(/[^/?#*]+)+$", description="Where the report is; /live and /ready are below."),
         ] = "/health",
+        show_endpoints: Annotated[
+            bool, Field(description="Name the endpoints and what each has in flight.")
+        ] = False,
         runtime: Runtime | None = None,
     ) -> None:
         self.app = app
         self._runtime = runtime or _lone_runtime()
+        self._show_endpoints = show_endpoints
         self._version = _version()
         self._reports: dict[str, _Report] = {
             path: self._whole,
@@ -77,13 +82,15 @@ class HealthMiddleware:
         runtime = self._runtime
         now = runtime.clock.monotonic()
         services = {
-            name: {"required": service.required, "breaker": service.breaker_state(now)}
+            name: {
+                "required": service.required,
+                "breaker": service.breaker_state(now),
+                **self._endpoints(service),
+            }
             for name, service in runtime.services.items()
         }
         status, members = self._ready()
-        if status == 200 and any(
-            service["breaker"] in ("open", "half_open") for service in services.values()
-        ):
+        if status == 200 and any(_is_degraded(service) for service in services.values()):
             members["status"] = "degraded"
         members |= {
             "phase": runtime.lifecycle.phase,
@@ -92,6 +99,16 @@ class HealthMiddleware:
             "services": services,
         }
         return status, members
+
+    def _endpoints(self, service: ServiceStatus) -> dict[str, Any]:
+        if service.endpoints is None:
+            return {}
+        shown = [
+            {"number": number, "state": endpoint.state}
+            | ({"name": endpoint.name, "in_flight": endpoint.in_flight} if self._show_endpoints else {})
+            for number, endpoint in enumerate(service.endpoints(), start=1)
+        ]
+        return {"endpoints": shown}
 
     def _unready(self) -> list[str]:
         runtime = self._runtime
@@ -103,6 +120,11 @@ class HealthMiddleware:
             for name, service in runtime.services.items()
             if service.required and not service.usable(now)
         ]
+
+
+def _is_degraded(service: dict[str, Any]) -> bool:
+    states = [endpoint["state"] for endpoint in service.get("endpoints", ())]
+    return service["breaker"] in ("open", "half_open") or "ejected" in states or "unhealthy" in states
 
 
 def _lone_runtime() -> Runtime:

@@ -143,7 +143,7 @@ class Http1Transport:
             async with self._clock.timeout(self._timeouts.connect):
                 _, connection = await loop.create_connection(
                     lambda: Http1Connection(loop, self._clock, self._timeouts),
-                    origin.host,
+                    origin.address or origin.host,
                     origin.port,
                     ssl=self._tls,
                     server_hostname=origin.host if self._tls else None,

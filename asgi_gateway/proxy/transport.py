@@ -140,11 +140,17 @@ class WebSocketOptions:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an endpoint listens."""
+    """Where an endpoint listens. `address` is what is connected to; None looks `host` up."""
 
     host: str
     port: int
     tls: bool = False
+    address: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What an endpoint is called in logs: where it is connected to, and the port."""
+        return f"{self.address or self.host}:{self.port}"
 
     @property
     def authority(self) -> str:

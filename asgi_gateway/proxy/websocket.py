@@ -61,7 +61,11 @@ def dialer(origin: Origin) -> Dial:
 
     async def dial(factory: Callable[[], P], /) -> P:
         _, protocol = await asyncio.get_running_loop().create_connection(
-            factory, origin.host, origin.port, ssl=tls, server_hostname=origin.host if tls else None
+            factory,
+            origin.address or origin.host,
+            origin.port,
+            ssl=tls,
+            server_hostname=origin.host if tls else None,
         )
         return protocol
 

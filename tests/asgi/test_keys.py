@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from asgi_gateway.asgi.keys import by_client_address, by_function, by_header, key_function
+from asgi_gateway.asgi.keys import by_client_address, by_cookie, by_function, by_header, key_function
 from asgi_gateway.context import CLIENT_ADDRESS, SERVICE
 from asgi_gateway.testing import http_scope
 
@@ -95,3 +95,19 @@ def test_a_long_value_is_kept_short_and_apart():
 def test_a_name_that_means_nothing_is_refused(name: str, message: str):
     with pytest.raises(ValueError, match=message):
         key_function(name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "value"),
+    [
+        ([b"sid=one"], "one"),
+        ([b"a=1;sid=one; sid=two"], "one"),
+        ([b"a=1", b"b=2; sid=a=b"], "a=b"),
+        ([b"xsid=one"], None),
+        ([b"sid="], None),
+        ([b"sid"], None),
+        ([], None),
+    ],
+)
+def test_a_cookie_is_found_in_any_field(fields: list[bytes], value: str | None) -> None:
+    assert by_cookie("sid")(http_scope(headers=[(b"Cookie", field) for field in fields])) == value

@@ -9,6 +9,9 @@ from pydantic import TypeAdapter
 from asgi_gateway.config import (
     Config,
     Connections,
+    Ejection,
+    EndpointSpec,
+    HealthCheck,
     Listen,
     Logging,
     Route,
@@ -122,9 +125,22 @@ def test_the_documented_order_is_free_of_warnings() -> None:
     assert warnings_of(config) == []
 
 
-@pytest.mark.parametrize("part", [Listen, Logging, Service, Route, Timeouts, Connections, WebSocketOptions])
-def test_every_key_and_default_is_documented(part: type) -> None:
-    prefix = "" if part in (Service, Route) else part.__name__.removesuffix("Options").lower() + "."
+@pytest.mark.parametrize(
+    ("part", "prefix"),
+    [
+        (Listen, "listen."),
+        (Logging, "logging."),
+        (Service, ""),
+        (EndpointSpec, ""),
+        (Route, ""),
+        (Timeouts, "timeouts."),
+        (Connections, "connections."),
+        (WebSocketOptions, "websocket."),
+        (Ejection, "ejection."),
+        (HealthCheck, "health_check."),
+    ],
+)
+def test_every_key_and_default_is_documented(part: type, prefix: str) -> None:
     documented = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \|", DOCUMENTATION, re.MULTILINE))
     for name, described in TypeAdapter(part).json_schema(schema_generator=Generator)["properties"].items():
         if "$ref" in described:

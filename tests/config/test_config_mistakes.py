@@ -167,8 +167,12 @@ def test_a_service_is_somewhere(mistakes: Mistakes, line: str, told: str) -> Non
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        ("required: false", "a service needs exactly one of 'url' and 'app'"),
-        ("url: http://x\n    app: json:dumps", "a service needs exactly one of 'url' and 'app'"),
+        ("required: false", "a service needs exactly one of 'url', 'endpoints' and 'app'"),
+        ("url: http://x\n    app: json:dumps", "a service needs exactly one of 'url', 'endpoints' and 'app'"),
+        (
+            "url: http://x\n    endpoints: [{url: http://y}]",
+            "a service needs exactly one of 'url', 'endpoints' and 'app'",
+        ),
         ("app: json:dumps\n    transport: httpx", "an 'app' is called directly, so it has no 'transport'"),
         ("app: json:dumps\n    timeouts: {}", "an 'app' is called directly, so it has no 'timeouts'"),
         (

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 import asgi_gateway.middleware.health as health_module
 from asgi_gateway.middleware import HealthMiddleware
 from asgi_gateway.policies.circuit_breaker import CircuitBreaker, Permit
-from asgi_gateway.runtime import Lifecycle, Phase, Runtime, ServiceStatus
+from asgi_gateway.runtime import EndpointStatus, Lifecycle, Phase, Runtime, ServiceStatus
 from asgi_gateway.testing import Conversation, ManualClock, ScriptedApp, request, websocket_scope
 
 
@@ -168,3 +168,33 @@ async def test_without_an_installed_package_there_is_no_version(monkeypatch: pyt
 
     monkeypatch.setattr(health_module, "version", missing)
     assert (await asked(None, "/health"))[1]["version"] is None
+
+
+ENDPOINTS = [EndpointStatus("10.0.0.1:80", "usable", 3), EndpointStatus("10.0.0.2:80", "ejected", 0)]
+
+
+async def test_endpoints_are_told_by_number_and_named_only_where_asked() -> None:
+    services = {"data": ServiceStatus("data", endpoints=lambda: ENDPOINTS)}
+    runtime = Runtime(services=services)
+    members = json.loads(
+        (await request(HealthMiddleware(ScriptedApp(), runtime=runtime), path="/health")).body
+    )
+    assert members["status"] == "degraded"
+    assert members["services"]["data"]["endpoints"] == [
+        {"number": 1, "state": "usable"},
+        {"number": 2, "state": "ejected"},
+    ]
+    telling = HealthMiddleware(ScriptedApp(), show_endpoints=True, runtime=runtime)
+    members = json.loads((await request(telling, path="/health")).body)
+    assert members["services"]["data"]["endpoints"][0] == {
+        "number": 1,
+        "state": "usable",
+        "name": "10.0.0.1:80",
+        "in_flight": 3,
+    }
+
+
+async def test_a_required_service_without_a_usable_endpoint_is_unready() -> None:
+    services = {"data": ServiceStatus("data", required=True, endpoints=lambda: ENDPOINTS[1:])}
+    app = HealthMiddleware(ScriptedApp(), runtime=Runtime(services=services))
+    assert (await request(app, path="/health/ready")).status == 503

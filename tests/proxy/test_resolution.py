@@ -1,0 +1,143 @@
+"""A name with several addresses: each is an endpoint, and they come and go with the name."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from asgi_gateway import Gateway
+from asgi_gateway.proxy.endpoints import EndpointsApp
+from asgi_gateway.runtime import Runtime
+from asgi_gateway.testing import ManualClock, Upstream, behaviours, request
+from asgi_gateway.testing.clock import settle
+
+FIRST, SECOND, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+
+
+class Zone:
+    """What the name leads to; nothing is a lookup that fails."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = list(addresses)
+
+    async def getaddrinfo(self, host: str, port: int, **_: Any) -> list[Any]:
+        assert host == "service.test"
+        if not self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return [(2, 1, 6, "", (address, port)) for address in self.addresses]
+
+
+@pytest.fixture
+async def zone(monkeypatch: pytest.MonkeyPatch) -> Zone:
+    made = Zone(FIRST, SECOND)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", made.getaddrinfo)
+    return made
+
+
+@asynccontextmanager
+async def gateway(port: int, clock: ManualClock, **service: Any) -> AsyncIterator[Gateway]:
+    data = {
+        "url": f"http://service.test:{port}/base",
+        "resolve": "all",
+        "balance": "round_robin",
+        "routes": [{"path": "/*"}],
+        **service,
+    }
+    made = Gateway({"version": 1, "services": {"data": data}}, runtime=Runtime(clock=clock))
+    try:
+        yield made
+    finally:
+        for proxy in made._live.proxies:
+            await proxy.aclose()
+
+
+def app_of(gateway: Gateway) -> EndpointsApp:
+    [app] = gateway._live.proxies
+    assert isinstance(app, EndpointsApp)
+    return app
+
+
+def names(gateway: Gateway) -> list[str]:
+    return [endpoint.name.partition(":")[0] for endpoint in app_of(gateway)._endpoints]
+
+
+async def test_every_address_of_a_name_is_an_endpoint(zone: Zone) -> None:
+    async with Upstream(behaviours.answer()) as one:
+        async with Upstream(behaviours.answer(), host=SECOND, port=one.port) as other:
+            async with gateway(one.port, ManualClock()) as made:
+                app_of(made).start()
+                await settle()
+                assert names(made) == [FIRST, SECOND]
+                for _ in range(6):
+                    assert (await request(made, path="/x")).status == 200
+    assert (len(one.requests), len(other.requests)) == (3, 3)
+    assert one.requests[0].header("host") == f"service.test:{one.port}".encode()
+    assert one.requests[0].target == b"/base/x"
+
+
+async def test_until_the_name_is_known_it_is_connected_to(zone: Zone) -> None:
+    zone.addresses = []
+    async with gateway(80, ManualClock()) as made:
+        assert (await request(made, path="/x")).status == 502
+        assert names(made) == ["service.test"]
+
+
+async def test_addresses_come_and_go_and_those_that_stay_keep_what_is_known(zone: Zone) -> None:
+    clock = ManualClock()
+    async with gateway(80, clock) as made:
+        app_of(made).start()
+        await settle()
+        first, second = app_of(made)._endpoints
+        assert (first.weight, second.weight) == (0.5, 0.5)
+        zone.addresses = [SECOND, THIRD, FIRST]
+        await clock.advance(29)
+        assert names(made) == [FIRST, SECOND]
+        await clock.advance(1)
+        assert names(made) == [FIRST, SECOND, THIRD]
+        assert app_of(made)._endpoints[:2] == (first, second)
+        zone.addresses = [SECOND]
+        await clock.advance(30)
+        assert app_of(made)._endpoints == (second,)
+        assert second.weight == 1
+
+
+async def test_a_lookup_that_fails_changes_nothing(zone: Zone, caplog: pytest.LogCaptureFixture) -> None:
+    clock = ManualClock()
+    async with gateway(80, clock) as made:
+        app_of(made).start()
+        await settle()
+        zone.addresses = []
+        await clock.advance(60)
+        assert names(made) == [FIRST, SECOND]
+        assert len(caplog.records) == 2
+
+
+async def test_each_address_is_checked_and_no_longer_when_it_is_gone(zone: Zone) -> None:
+    clock = ManualClock()
+    check = {"path": "/up", "interval": "7s", "jitter": 0, "unhealthy_threshold": 1}
+    async with Upstream(behaviours.answer()) as one:
+        async with Upstream(behaviours.answer(500), host=SECOND, port=one.port) as other:
+            async with gateway(one.port, clock, health_check=check) as made:
+                app_of(made).start()
+                await other.wait_for(lambda: other.requests)
+                async with asyncio.timeout(5):
+                    while [status.state for status in app_of(made).statuses()] != ["usable", "unhealthy"]:
+                        await asyncio.sleep(0.001)
+                zone.addresses = [FIRST]
+                await clock.advance(30)
+                asked = len(other.requests)
+                await clock.advance(30)
+                assert names(made) == [FIRST]
+                assert len(other.requests) == asked
+
+
+async def test_addresses_stand_where_their_name_stood(zone: Zone) -> None:
+    entries = [{"url": "http://service.test:80"}, {"url": "http://service.test:81", "weight": 4}]
+    async with gateway(80, ManualClock(), url=None, endpoints=entries) as made:
+        app_of(made).start()
+        await settle()
+        found = [(endpoint.name, endpoint.weight) for endpoint in app_of(made)._endpoints]
+    assert found == [(f"{FIRST}:80", 0.5), (f"{SECOND}:80", 0.5), (f"{FIRST}:81", 2), (f"{SECOND}:81", 2)]
