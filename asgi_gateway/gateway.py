@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from asgi_gateway.chain import ChainError, build_chain
 from asgi_gateway.config import (
@@ -20,11 +20,12 @@ from asgi_gateway.config import (
     load_config,
     parse_config,
 )
+from asgi_gateway.errors import MissingExtra
 from asgi_gateway.lifespan import InnerLifespan, StartupFailed
 from asgi_gateway.middleware.errors import ErrorsMiddleware
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.pool import Http1Transport
-from asgi_gateway.proxy.transport import Origin, Transport
+from asgi_gateway.proxy.transport import Origin, Transport, parse_url
 from asgi_gateway.registry import MiddlewareNotFound, load
 from asgi_gateway.router import Router, ServiceRoute
 from asgi_gateway.runtime import Lifecycle, Runtime, ServiceStatus
@@ -94,6 +95,7 @@ class Gateway:
             await self._stop(started)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise  # asgi-lifespan reads only the exception, servers only the message
+        await asyncio.gather(*(proxy.warm() for proxy in self._live.proxies))
         self._lifecycle.phase = "serving"
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -141,6 +143,9 @@ def _compile(config: Config, app: ASGIApp | None, runtime: Runtime) -> Generatio
         except MiddlewareNotFound as error:
             mistakes.append(config.mistake(("services", name, "app"), str(error)))
             continue
+        except MissingExtra as error:
+            mistakes.append(config.mistake(("services", name, "transport"), str(error)))
+            continue
         if isinstance(terminal, ProxyApp):
             proxies.append(terminal)
         else:
@@ -181,25 +186,30 @@ def _route(route: Route, name: str, chain: ASGIApp, *, mounted: bool) -> Service
 
 
 def _proxy(service: Service, runtime: Runtime) -> ProxyApp:
-    url = urlsplit(service.url or "")
-    tls = url.scheme == "https"
-    origin = Origin(url.hostname or "", url.port or (443 if tls else 80), tls)
+    origin, base_path = parse_url(service.url or "")
     return ProxyApp(
         _transport(service, origin, runtime),
-        endpoint=f"{origin.host}:{origin.port}",
+        endpoint=origin.name,
         authority=None if service.preserve_host else origin.authority.encode("ascii"),
-        base_path=url.path.encode("ascii"),
+        base_path=base_path.encode("ascii"),
         clock=runtime.clock,
     )
 
 
 def _transport(service: Service, origin: Origin, runtime: Runtime) -> Transport:
+    """The transport that the service asks for; raises `MissingExtra`."""
+    timeouts, connections, clock = service.timeouts, service.connections, runtime.clock
     if service.transport == "http1":
         return Http1Transport(
-            origin, timeouts=service.timeouts, connections=service.connections, clock=runtime.clock
+            origin, timeouts=timeouts, connections=connections, clock=clock, tls=service.tls
         )
     from asgi_gateway.proxy.httpx import HttpxTransport
 
     return HttpxTransport(
-        origin, timeouts=service.timeouts, connections=service.connections, clock=runtime.clock
+        origin,
+        timeouts=timeouts,
+        connections=connections,
+        clock=clock,
+        tls=service.tls,
+        http2=service.transport == "http2",
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     InstanceOf,
     PrivateAttr,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
@@ -24,7 +25,8 @@ from pydantic_core import PydanticCustomError
 from asgi_gateway.asgi.paths import PathPattern, resolved
 from asgi_gateway.config.document import Document
 from asgi_gateway.config.mistakes import Mistake, Path
-from asgi_gateway.proxy.transport import Connections, Timeouts
+from asgi_gateway.proxy.tls import Tls, client_context
+from asgi_gateway.proxy.transport import Connections, Timeouts, parse_url
 from asgi_gateway.types import MethodSet
 
 
@@ -55,26 +57,21 @@ def _like(pattern: str) -> WithJsonSchema:
 
 
 def _checked_url(url: str) -> str:
-    """An http or https URL with a host, whose path is a prefix; raises `ValueError`."""
+    """The URL of a service, whose path is a prefix; raises `ValueError`."""
     if not url.isascii() or re.search(r"[\s\x00-\x1f\x7f]", url):
         raise ValueError("a URL may only hold visible ASCII characters")
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("expected a URL such as http://localhost:8000")
-    if "@" in parts.netloc:
-        raise ValueError("a URL may not hold a user or password")
     if "?" in url or "#" in url:
         raise ValueError("a URL may not hold a query or a fragment")
-    try:
-        usable = parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.netloc.endswith(":"):
-        raise ValueError("the port must be a number from 1 to 65535")
+    parse_url(url)
     return url
+
+
+def _usable_tls(tls: Tls, info: ValidationInfo) -> Tls:
+    """TLS options whose files can be used; relative paths start at the configuration file's folder."""
+    folder = FilePath(info.context.file).parent if isinstance(info.context, Document) else FilePath()
+    tls = tls.in_folder(folder)
+    client_context(tls)
+    return tls
 
 
 def _checked_import(reference: str) -> str:
@@ -170,10 +167,13 @@ def _some_routes(routes: tuple[Route, ...]) -> tuple[Route, ...]:
 class Service(Part):
     """A backend: another server by `url`, or an ASGI application by `app`."""
 
-    url: Annotated[str, AfterValidator(_checked_url), _like("^https?://")] | None = Field(
-        default=None,
-        repr=False,
-        description="Where the service listens; a path in it is put before the path of each request.",
+    url: Annotated[str, AfterValidator(_checked_url), _like(r"^(https?://|unix:/|http\+unix://)")] | None = (
+        Field(
+            default=None,
+            repr=False,
+            description="Where the service listens: http, https, unix:/run/app.sock or "
+            "http+unix://%2Frun%2Fapp.sock/base; a path in it is put before the path of each request.",
+        )
     )
     app: Annotated[str, AfterValidator(_checked_import), _like(":")] | None = Field(
         default=None, description="An ASGI application in this process: package.module:attribute."
@@ -181,7 +181,13 @@ class Service(Part):
     required: bool = Field(
         default=False, description="Whether the gateway is ready only while this service can be used."
     )
-    transport: Literal["http1", "httpx"] = Field(default="http1", description="How the service is spoken to.")
+    transport: Literal["http1", "http2", "httpx"] = Field(
+        default="http1",
+        description="How the service is spoken to: by the built-in client, or by httpx over HTTP/2 or 1.1.",
+    )
+    tls: Annotated[Tls, AfterValidator(_usable_tls)] | None = Field(
+        default=None, description="How an https service is trusted, and how it knows the gateway."
+    )
     preserve_host: bool = Field(
         default=False, description="Send the client's Host header on, in place of the service's own."
     )
@@ -199,10 +205,12 @@ class Service(Part):
         for name in PROXY_ONLY:
             if self.app is not None and name in self.model_fields_set:
                 raise PydanticCustomError("service", f"an 'app' is called directly, so it has no {name!r}")
+        if self.tls is not None and not str(self.url).startswith("https:"):
+            raise PydanticCustomError("service", "'tls' is for a service with an https URL")
         return self
 
 
-PROXY_ONLY = ("transport", "preserve_host", "timeouts", "connections")
+PROXY_ONLY = ("transport", "tls", "preserve_host", "timeouts", "connections")
 """What only a service that is reached over the network can have."""
 
 

@@ -15,6 +15,7 @@ from asgi_gateway.context import EXCHANGE, STRIPPED_PREFIX, TRACE, TRUSTED_PEER,
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.client import Client, Clients
+from asgi_gateway.proxy.extras import may_have_trailers, offer_extras, trailers_of
 from asgi_gateway.proxy.headers import end_to_end_response, forwarded_headers, split_request
 from asgi_gateway.proxy.transport import (
     MalformedRequest,
@@ -83,6 +84,10 @@ class ProxyApp:
             if client.watcher is not None:
                 await client.stop_watching()
 
+    async def warm(self) -> None:
+        """Open the connections that the service is to have from the start."""
+        await self._transport.warm()
+
     async def aclose(self) -> None:
         """Close the connections to the service."""
         await self._transport.aclose()
@@ -91,7 +96,8 @@ class ProxyApp:
         clock = self._clock
         started = clock.monotonic()
         try:
-            response = await self._transport.exchange(await self._request(scope, client))
+            request = await self._request(scope, client, send)
+            response = await self._transport.exchange(request)
         except UpstreamError as error:
             exchange.upstream_seconds = clock.monotonic() - started
             await _refusal(error)(scope, client.receive, send)
@@ -104,7 +110,7 @@ class ProxyApp:
         exchange.upstream_status = response.status
         exchange.first_byte_seconds = clock.monotonic() - started
         try:
-            await _pass_on(response, send, client)
+            await _pass_on(response, send, client, trailers=request.trailers and may_have_trailers(response))
         except UpstreamError as error:
             exchange.failure = error.failure
             raise ResponseAborted(error.failure) from error
@@ -112,7 +118,7 @@ class ProxyApp:
             exchange.upstream_seconds = clock.monotonic() - started
             await response.aclose()
 
-    async def _request(self, scope: Scope, client: Client) -> UpstreamRequest:
+    async def _request(self, scope: Scope, client: Client, send: Send) -> UpstreamRequest:
         passed, ended = split_request(scope["headers"])
         host = get_header(ended, b"host") or b""
         prefix: bytes = scope.get(STRIPPED_PREFIX, b"")
@@ -131,9 +137,12 @@ class ProxyApp:
         if trace is not None:
             headers = replaced(headers, b"traceparent", trace.child_header())
         body, length = await client.upload(scope, ended)
-        return UpstreamRequest(
+        request = UpstreamRequest(
             scope["method"].encode("ascii"), self._target(scope, prefix), headers, body, length
         )
+        if scope.get("extensions"):
+            offer_extras(request, scope["extensions"], ended, send)
+        return request
 
     def _target(self, scope: Scope, prefix: bytes) -> bytes:
         """The client's own bytes less the stripped prefix, behind the service's base path."""
@@ -145,14 +154,18 @@ class ProxyApp:
         return self._base_path + path + (b"?" + query if query else b"")
 
 
-async def _pass_on(response: UpstreamResponse, send: Send, client: Client) -> None:
+async def _pass_on(response: UpstreamResponse, send: Send, client: Client, *, trailers: bool) -> None:
     headers = end_to_end_response(response.headers)
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    start = {"type": "http.response.start", "status": response.status, "headers": headers}
+    await send({**start, "trailers": True} if trailers else start)
     more = True
     while more:
         body, more = await response.read()
         client.answered = not more
         await send({"type": "http.response.body", "body": body, "more_body": more})
+    if trailers:
+        headers = trailers_of(response)
+        await send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})
 
 
 def _refusal(error: UpstreamError) -> Problem:

@@ -19,6 +19,7 @@ from asgi_gateway.config import (
     warnings_of,
 )
 from asgi_gateway.config.schema import Generator
+from asgi_gateway.proxy.tls import Tls
 from asgi_gateway.registry import Registry
 from asgi_gateway.types import ASGIApp, parse_duration
 
@@ -121,7 +122,7 @@ def test_the_documented_order_is_free_of_warnings() -> None:
     assert warnings_of(config) == []
 
 
-@pytest.mark.parametrize("part", [Listen, Logging, Service, Route, Timeouts, Connections])
+@pytest.mark.parametrize("part", [Listen, Logging, Service, Route, Timeouts, Connections, Tls])
 def test_every_key_and_default_is_documented(part: type) -> None:
     prefix = "" if part in (Service, Route) else part.__name__.lower() + "."
     documented = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \|", DOCUMENTATION, re.MULTILINE))
