@@ -9,19 +9,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from asgi_gateway.asgi.headers import get_all
-from asgi_gateway.proxy.headers import ENDS_HERE
+from asgi_gateway.proxy.headers import DROPPED_FROM_RESPONSE, ENDS_HERE
 from asgi_gateway.proxy.transport import OnEarlyHints, UpstreamRequest, UpstreamResponse
 from asgi_gateway.types import Headers, Send
 
-NEVER_TRAILERS = ENDS_HERE | {
-    b"authorization",
-    b"cache-control",
-    b"content-encoding",
-    b"content-range",
-    b"content-type",
-    b"set-cookie",
-    b"www-authenticate",
-}
+NEVER_TRAILERS = (
+    ENDS_HERE
+    | DROPPED_FROM_RESPONSE
+    | {
+        b"authorization",
+        b"cache-control",
+        b"content-encoding",
+        b"content-range",
+        b"content-type",
+        b"set-cookie",
+        b"www-authenticate",
+    }
+)
 """Fields that frame, route, authenticate or say how to read what has been read (RFC 9110 section 6.5.1)."""
 
 

@@ -12,14 +12,17 @@ HTTP/2 frames every answer, so its connections are kept and shared.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.util import find_spec
 from typing import Any
 
+import httpcore
 import httpx
 
 from asgi_gateway.clock import Clock
 from asgi_gateway.errors import Failure, MissingExtra
+from asgi_gateway.proxy.http2 import reset_forgotten
 from asgi_gateway.proxy.tls import Tls, client_context
 from asgi_gateway.proxy.transport import (
     Connections,
@@ -55,6 +58,7 @@ class HttpxTransport:
             raise MissingExtra("HTTP/2 to a service", "http2")
         tls = tls or Tls()
         self._server_name = tls.server_name
+        self._http2 = http2
         self._url = f"{'https' if origin.tls else 'http'}://{origin.authority}/"
         self._timeouts = timeouts
         self._clock = clock
@@ -118,15 +122,32 @@ class HttpxTransport:
         try:
             response = await self._transport.handle_async_request(sent)
         except httpx.TransportError as error:
+            await self._abandoned()
             raise _translated(error) from error
+        except BaseException:
+            await self._abandoned()
+            raise
         waits["read"] = timeouts.idle  # httpcore looks again when the body is first read
-        return HttpxResponse(response, self._permits.release)
+        return HttpxResponse(response, self._ended)
+
+    async def _ended(self, *, complete: bool) -> None:
+        try:
+            if not complete:
+                await self._abandoned()
+        finally:
+            self._permits.release()
+
+    async def _abandoned(self) -> None:
+        """Tell the service of a stream that nobody reads any more; a connection of its own just closes."""
+        if self._http2:
+            with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException):
+                await reset_forgotten(self._transport, self._timeouts.idle)
 
 
 class HttpxResponse:
     """An answer that arrives through httpx; see `UpstreamResponse`."""
 
-    def __init__(self, response: httpx.Response, release: Callable[[], None]) -> None:
+    def __init__(self, response: httpx.Response, on_ended: Callable[..., Awaitable[None]]) -> None:
         self.status = response.status_code
         self.trailers: Headers = []  # httpcore drops them
         self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
@@ -135,13 +156,15 @@ class HttpxResponse:
             raise TypeError("the httpx transport answered with a stream that is not asynchronous")
         self._stream = stream
         self._chunks = aiter(stream)
-        self._release = release
+        self._on_ended = on_ended
+        self._complete = False
         self._closed = False
 
     async def read(self) -> tuple[bytes, bool]:
         try:
             return await anext(self._chunks), True
         except StopAsyncIteration:
+            self._complete = True
             return b"", False
         except httpx.TransportError as error:
             raise _translated(error) from error
@@ -153,7 +176,7 @@ class HttpxResponse:
         try:
             await self._stream.aclose()
         finally:
-            self._release()
+            await self._on_ended(complete=self._complete)
 
 
 class _Body(httpx.AsyncByteStream):
