@@ -38,8 +38,11 @@ def offer_extras(request: UpstreamRequest, extensions: Mapping[str, Any], ended:
 
 
 def may_have_trailers(response: UpstreamResponse) -> bool:
-    """Whether the answer's framing has a place for trailers."""
-    return any(name == b"transfer-encoding" for name, _ in response.headers)
+    """Whether the service announced trailers: an announcement to the server in front must come first.
+
+    hypercorn 0.18 fails where trailers are announced and none come.
+    """
+    return any(name == b"trailer" for name, _ in response.headers)
 
 
 def trailers_of(response: UpstreamResponse) -> Headers:

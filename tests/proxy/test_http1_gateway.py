@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import h2.events
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 
 from asgi_gateway import Gateway
 from asgi_gateway.testing import (
@@ -21,6 +24,7 @@ from asgi_gateway.testing import (
     serve,
 )
 from asgi_gateway.types import ASGIApp
+from tests.proxy.test_http2 import serving
 
 ROOT = str(Path(__file__).parents[2])
 MIB = 1024 * 1024
@@ -203,7 +207,7 @@ async def test_trailers_are_dropped_where_server_or_client_cannot_take_them(scop
     assert upstream.requests[0].all("te") == []
 
 
-async def test_answers_without_a_place_for_trailers_announce_none() -> None:
+async def test_answers_that_announce_no_trailers_have_none() -> None:
     async with Upstream(behaviours.answer()) as upstream:
         app = gateway(upstream.url)
         messages = await exchanged(app, headers=[(b"te", b"trailers")], extensions=EXTENSIONS)
@@ -223,3 +227,33 @@ async def test_a_service_that_is_down_does_not_stop_the_start() -> None:
     with refused_url() as url:
         async with serve(gateway(url, connections={"warm": 3}), lifespan="on"):
             assert (await request(gateway(url))).status == 502
+
+
+@pytest.mark.parametrize("trailers", [[], [(b"x-sum", b"1")]])
+async def test_hints_and_trailers_arrive_at_a_client_of_a_server_that_can(trailers: list) -> None:
+    """hypercorn in front, HTTP/2 to the client, HTTP/1.1 to the service."""
+    plain = TRAILED[: TRAILED.index(b"X-Sum: 1")].replace(b"Trailer: X-Sum\r\n", b"") + b"\r\n"
+    raw = TRAILED if trailers else plain
+    events: dict[type, h2.events.Event] = {}
+    body = b""
+    async with Upstream(behaviours.raw(raw, close=False)) as upstream:
+        app = gateway(upstream.url)
+        async with serving(app) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            client = H2Connection(H2Configuration(header_encoding=None))
+            client.initiate_connection()
+            head = {b":method": b"GET", b":authority": b"a", b":scheme": b"http", b":path": b"/"}
+            client.send_headers(1, [*head.items(), (b"te", b"trailers")], end_stream=True)
+            while h2.events.StreamEnded not in events:
+                writer.write(client.data_to_send())
+                data = await asyncio.wait_for(reader.read(65536), 5)
+                for event in client.receive_data(data):
+                    events[type(event)] = event
+                    body += event.data if isinstance(event, h2.events.DataReceived) else b""
+            writer.close()
+        await app._live.proxies[0].aclose()
+    hint = events[h2.events.InformationalResponseReceived]
+    assert [value for name, value in hint.headers if name == b"link"] == [b"<a>", b"<b>"]
+    assert body == b"ab"
+    received = events.get(h2.events.TrailersReceived)
+    assert (received.headers if received else []) == trailers
