@@ -129,6 +129,7 @@ class Http1Connection(asyncio.Protocol):
         self._paused_reading = False
         self._received = 0
         self._bodiless = 0
+        self._usual = False
         self._interim = 0
         self._early_hints: list[Headers] | None = None
         self._complete = False
@@ -277,9 +278,11 @@ class Http1Connection(asyncio.Protocol):
         if self._complete:
             self._keep_alive = False
             return
-        if not self._received and not b"HTTP/1.".startswith(data[:7]):
-            self._fail_as("protocol", "the answer is not HTTP/1")
-            return
+        if not self._received:
+            self._usual = data.startswith(b"HTTP/1.1 ")
+            if not self._usual and not b"HTTP/1.".startswith(data[:7]):
+                self._fail_as("protocol", "the answer is not HTTP/1")
+                return
         self._received += len(data)
         if self.status:
             self._bodiless += len(data)
@@ -370,7 +373,7 @@ class Http1Connection(asyncio.Protocol):
             raise ValueError("status out of range")
         if len(self.headers) > MAX_HEADERS:
             raise ValueError("too many headers")
-        version = self._parser.get_http_version()
+        version = "1.1" if self._usual and not self._interim else self._parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise ValueError("not HTTP/1.0 or 1.1")
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
