@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from asgi_gateway.chain import ChainError, build_chain
 from asgi_gateway.config import (
     Config,
     ConfigError,
-    Connections,
-    ConsistentHashing,
-    EndpointSpec,
     MiddlewareSpec,
     Mistake,
     Route,
-    Service,
     load_config,
     parse_config,
 )
+from asgi_gateway.errors import MissingExtra
 from asgi_gateway.lifespan import InnerLifespan, StartupFailed
 from asgi_gateway.middleware.errors import ErrorsMiddleware
-from asgi_gateway.policies.balance import Balance, ConsistentHash, LeastInFlight, RoundRobin, Weighted
 from asgi_gateway.proxy.app import ProxyApp
-from asgi_gateway.proxy.endpoints import Endpoint, EndpointsApp, request_key
-from asgi_gateway.proxy.health_checks import HealthChecks
-from asgi_gateway.proxy.pool import Http1Transport
-from asgi_gateway.proxy.resolution import Name
-from asgi_gateway.proxy.transport import Origin, Transport
-from asgi_gateway.proxy.websocket import WebSocketProxy, dialer
-from asgi_gateway.registry import MiddlewareNotFound, load
+from asgi_gateway.proxy.endpoints import EndpointsApp
+from asgi_gateway.registry import MiddlewareNotFound
 from asgi_gateway.router import Router, ServiceRoute
 from asgi_gateway.runtime import Lifecycle, Runtime, ServiceStatus
+from asgi_gateway.terminals import terminal_of
 from asgi_gateway.types import ASGIApp, Receive, Scope, Send
 
-BALANCES: Final[Mapping[str, Callable[[], Balance]]] = {
-    "least_in_flight": LeastInFlight,
-    "round_robin": RoundRobin,
-    "weighted": Weighted,
-}
 CONFIG_VARIABLE: Final = "ASGI_GATEWAY_CONFIG"
 DEFAULT_CONFIG: Final = "gateway.yaml"
 
@@ -108,9 +94,7 @@ class Gateway:
             await self._stop(started)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise  # asgi-lifespan reads only the exception, servers only the message
-        for proxy in self._live.proxies:
-            if isinstance(proxy, EndpointsApp):
-                proxy.start()
+        await asyncio.gather(*(proxy.warm() for proxy in self._live.proxies))
         self._lifecycle.phase = "serving"
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -151,13 +135,16 @@ def _compile(config: Config, app: ASGIApp | None, runtime: Runtime) -> Generatio
         runtime.services[name] = ServiceStatus(name, service.required)
         try:
             scoped = runtime.scoped_to(name)
-            terminal = _terminal(service, scoped)
+            terminal = terminal_of(service, scoped)
             chain = build_chain(service.middleware, terminal, scoped)
         except ChainError as error:
             mistakes.append(config.mistake(error.spec.path, str(error)))
             continue
         except MiddlewareNotFound as error:
             mistakes.append(config.mistake(("services", name, "app"), str(error)))
+            continue
+        except MissingExtra as error:
+            mistakes.append(config.mistake(("services", name, "transport"), str(error)))
             continue
         if isinstance(terminal, ProxyApp | EndpointsApp):
             proxies.append(terminal)
@@ -171,14 +158,6 @@ def _compile(config: Config, app: ASGIApp | None, runtime: Runtime) -> Generatio
     if mistakes:
         raise ConfigError(mistakes)
     return Generation(_guarded(outer, config.middleware), mounted, tuple(proxies))
-
-
-def _terminal(service: Service, runtime: Runtime) -> ASGIApp:
-    if service.app is not None:
-        return load(service.app)
-    if service.endpoints is None and service.health_check is None and service.resolve == "first":
-        return _proxy(service, runtime)
-    return _endpoints(service, runtime)
 
 
 def _guarded(app: ASGIApp, chain: tuple[MiddlewareSpec, ...]) -> ASGIApp:
@@ -197,95 +176,4 @@ def _route(route: Route, name: str, chain: ASGIApp, *, mounted: bool) -> Service
         methods=route.methods,
         strip_prefix=route.strip_prefix or "",
         mounted=mounted,
-    )
-
-
-def _endpoints(service: Service, runtime: Runtime) -> EndpointsApp:
-    specs = service.endpoints or (EndpointSpec(url=service.url or ""),)
-    hashing = service.balance if isinstance(service.balance, ConsistentHashing) else None
-    endpoints = {_endpoint(service, spec, runtime): spec for spec in specs}
-    named = endpoints.items() if service.resolve == "all" else ()
-    return EndpointsApp(
-        list(endpoints),
-        names={endpoint: _name(service, spec, runtime) for endpoint, spec in named},
-        balance=ConsistentHash() if hashing else BALANCES[str(service.balance)](),
-        key=request_key(hashing.consistent_hash) if hashing else None,
-        ejection=service.ejection,
-        slow_start=service.slow_start,
-        panic=service.panic,
-        runtime=runtime,
-    )
-
-
-def _name(service: Service, spec: EndpointSpec, runtime: Runtime) -> Name[Endpoint]:
-    origin = _origin(spec.url)
-    make = partial(_endpoint, service, spec, runtime)
-    return Name(origin.host, origin.port, make, clock=runtime.clock)
-
-
-def _endpoint(service: Service, spec: EndpointSpec, runtime: Runtime, address: str | None = None) -> Endpoint:
-    alone = service.model_copy(update={"url": spec.url})
-    origin = _origin(spec.url, address)
-    return Endpoint(
-        _proxy(alone, runtime, address),
-        name=origin.name,
-        weight=spec.weight,
-        identity=f"{spec.url.rstrip('/')} {address or ''}",
-        ejection=service.ejection,
-        checks=_health_checks(alone, origin, runtime),
-    )
-
-
-def _health_checks(service: Service, origin: Origin, runtime: Runtime) -> HealthChecks | None:
-    if service.health_check is None:
-        return None
-    alone = service.model_copy(update={"connections": Connections(max=1)})
-    base = urlsplit(service.url or "").path.rstrip("/")
-    return HealthChecks(
-        service.health_check,
-        _transport(alone, origin, runtime),
-        host=origin.authority.encode("ascii"),
-        target=(base + service.health_check.path).encode("ascii"),
-        clock=runtime.clock,
-        random=runtime.random,
-    )
-
-
-def _origin(address: str, connect_to: str | None = None) -> Origin:
-    url = urlsplit(address)
-    tls = url.scheme == "https"
-    return Origin(url.hostname or "", url.port or (443 if tls else 80), tls, connect_to)
-
-
-def _proxy(service: Service, runtime: Runtime, address: str | None = None) -> ProxyApp:
-    base_path = urlsplit(service.url or "").path.encode("ascii")
-    origin = _origin(service.url or "", address)
-    authority = None if service.preserve_host else origin.authority.encode("ascii")
-    websocket = WebSocketProxy(
-        dialer(origin),
-        authority=authority,
-        base_path=base_path,
-        timeouts=service.timeouts,
-        options=service.websocket,
-        clock=runtime.clock,
-    )
-    return ProxyApp(
-        _transport(service, origin, runtime),
-        endpoint=origin.name,
-        authority=authority,
-        base_path=base_path,
-        clock=runtime.clock,
-        websocket=websocket,
-    )
-
-
-def _transport(service: Service, origin: Origin, runtime: Runtime) -> Transport:
-    if service.transport == "http1":
-        return Http1Transport(
-            origin, timeouts=service.timeouts, connections=service.connections, clock=runtime.clock
-        )
-    from asgi_gateway.proxy.httpx import HttpxTransport
-
-    return HttpxTransport(
-        origin, timeouts=service.timeouts, connections=service.connections, clock=runtime.clock
     )

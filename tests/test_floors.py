@@ -36,6 +36,7 @@ FLOORS = {
     "gateway": 5,
     "lifespan": 5,
     "router": 5,
+    "terminals": 5,
     "__init__": 6,
     "server": 6,
     "testing": 6,
@@ -57,6 +58,7 @@ SAME_FLOOR = {
     ("gateway", "chain"),
     ("gateway", "lifespan"),
     ("gateway", "router"),
+    ("gateway", "terminals"),
     ("chain", "router"),
 }
 """Who may import whom on one floor."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     InstanceOf,
     PrivateAttr,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
@@ -30,7 +31,8 @@ from asgi_gateway.config.document import Document
 from asgi_gateway.config.mistakes import Mistake, Path
 from asgi_gateway.policies.ejection import DEFAULT_EJECTION, Ejection
 from asgi_gateway.policies.health_check import HealthCheck
-from asgi_gateway.proxy.transport import Connections, Timeouts, WebSocketOptions
+from asgi_gateway.proxy.tls import Tls, client_context
+from asgi_gateway.proxy.transport import Connections, Timeouts, WebSocketOptions, parse_url
 from asgi_gateway.types import MethodSet, Seconds
 
 
@@ -62,25 +64,12 @@ def _like(pattern: str) -> WithJsonSchema:
 
 
 def _checked_url(url: str) -> str:
-    """An http or https URL with a host, whose path is a prefix; raises `ValueError`."""
+    """The URL of a service, whose path is a prefix; raises `ValueError`."""
     if not url.isascii() or re.search(r"[\s\x00-\x1f\x7f]", url):
         raise ValueError("a URL may only hold visible ASCII characters")
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("expected a URL such as http://localhost:8000")
-    if "@" in parts.netloc:
-        raise ValueError("a URL may not hold a user or password")
     if "?" in url or "#" in url:
         raise ValueError("a URL may not hold a query or a fragment")
-    try:
-        usable = parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.netloc.endswith(":"):
-        raise ValueError("the port must be a number from 1 to 65535")
+    parse_url(url)
     return url
 
 
@@ -89,6 +78,14 @@ def _checked_hash_key(key: str) -> str:
     if key != "client_address" and not (kind in ("header", "cookie") and re.fullmatch(HEADER_NAME, name)):
         raise ValueError("expected client_address, header:<name> or cookie:<name>")
     return key
+
+
+def _usable_tls(tls: Tls, info: ValidationInfo) -> Tls:
+    """TLS options whose files can be used; relative paths start at the configuration file's folder."""
+    folder = FilePath(info.context.file).parent if isinstance(info.context, Document) else FilePath()
+    tls = tls.in_folder(folder)
+    client_context(tls)
+    return tls
 
 
 def _checked_import(reference: str) -> str:
@@ -184,7 +181,7 @@ def _some_routes(routes: tuple[Route, ...]) -> tuple[Route, ...]:
 class EndpointSpec(Part):
     """One of the addresses of a service."""
 
-    url: Annotated[str, AfterValidator(_checked_url), _like("^https?://")] = Field(
+    url: Annotated[str, AfterValidator(_checked_url), _like(r"^(https?://|unix:/|http\+unix://)")] = Field(
         repr=False, description="Where it listens; a path in it is put before the path of each request."
     )
     weight: float = Field(
@@ -215,10 +212,13 @@ def _some_endpoints(endpoints: tuple[EndpointSpec, ...]) -> tuple[EndpointSpec, 
 class Service(Part):
     """A backend: another server by `url` or several by `endpoints`, or an ASGI application by `app`."""
 
-    url: Annotated[str, AfterValidator(_checked_url), _like("^https?://")] | None = Field(
-        default=None,
-        repr=False,
-        description="Where the service listens; a path in it is put before the path of each request.",
+    url: Annotated[str, AfterValidator(_checked_url), _like(r"^(https?://|unix:/|http\+unix://)")] | None = (
+        Field(
+            default=None,
+            repr=False,
+            description="Where the service listens: http, https, unix:/run/app.sock or "
+            "http+unix://%2Frun%2Fapp.sock/base; a path in it is put before the path of each request.",
+        )
     )
     endpoints: Annotated[tuple[EndpointSpec, ...], AfterValidator(_some_endpoints)] | None = Field(
         default=None,
@@ -231,7 +231,13 @@ class Service(Part):
     required: bool = Field(
         default=False, description="Whether the gateway is ready only while this service can be used."
     )
-    transport: Literal["http1", "httpx"] = Field(default="http1", description="How the service is spoken to.")
+    transport: Literal["http1", "http2", "httpx"] = Field(
+        default="http1",
+        description="How the service is spoken to: by the built-in client, or by httpx over HTTP/2 or 1.1.",
+    )
+    tls: Annotated[Tls, AfterValidator(_usable_tls)] | None = Field(
+        default=None, description="How an https service is trusted, and how it knows the gateway."
+    )
     preserve_host: bool = Field(
         default=False, description="Send the client's Host header on, in place of the service's own."
     )
@@ -273,13 +279,15 @@ class Service(Part):
         for name in PROXY_ONLY:
             if self.app is not None and name in self.model_fields_set:
                 raise PydanticCustomError("service", f"an 'app' is called directly, so it has no {name!r}")
+        if self.tls is not None and not str(self.url).startswith("https:"):
+            raise PydanticCustomError("service", "'tls' is for a service with an https URL")
         return self
 
 
 BALANCED_ONLY = ("resolve", "balance", "health_check", "ejection", "slow_start", "panic")
 """What a service with one address may say, and what then seldom matters."""
 
-PROXY_ONLY = ("transport", "preserve_host", "timeouts", "connections", "websocket", *BALANCED_ONLY)
+PROXY_ONLY = ("transport", "tls", "preserve_host", "timeouts", "connections", "websocket", *BALANCED_ONLY)
 """What only a service that is reached over the network can have."""
 
 

@@ -13,6 +13,7 @@ from asgi_gateway.context import Exchange, join_exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.client import WATCH_AFTER, Client
+from asgi_gateway.proxy.extras import may_have_trailers, offer_extras, trailers_of
 from asgi_gateway.proxy.headers import end_to_end_response
 from asgi_gateway.proxy.outgoing import outgoing_headers, outgoing_target
 from asgi_gateway.proxy.transport import (
@@ -85,6 +86,10 @@ class ProxyApp:
             if client.watcher is not None:
                 await client.stop_watching()
 
+    async def warm(self) -> None:
+        """Open the connections that the service is to have from the start."""
+        await self._transport.warm()
+
     async def aclose(self) -> None:
         """Close the connections to the service."""
         await self._transport.aclose()
@@ -93,7 +98,8 @@ class ProxyApp:
         clock = self._clock
         started = clock.monotonic()
         try:
-            response = await self._transport.exchange(await self._request(scope, client))
+            request = await self._request(scope, client, send)
+            response = await self._transport.exchange(request)
         except UpstreamError as error:
             exchange.upstream_seconds = clock.monotonic() - started
             await refusal(error)(scope, client.receive, send)
@@ -106,7 +112,7 @@ class ProxyApp:
         exchange.upstream_status = response.status
         exchange.first_byte_seconds = clock.monotonic() - started
         try:
-            await _pass_on(response, send, client)
+            await _pass_on(response, send, client, trailers=request.trailers and may_have_trailers(response))
         except UpstreamError as error:
             exchange.failure = error.failure
             raise ResponseAborted(error.failure) from error
@@ -114,21 +120,28 @@ class ProxyApp:
             exchange.upstream_seconds = clock.monotonic() - started
             await response.aclose()
 
-    async def _request(self, scope: Scope, client: Client) -> UpstreamRequest:
+    async def _request(self, scope: Scope, client: Client, send: Send) -> UpstreamRequest:
         headers, ended = outgoing_headers(scope, self._authority)
         body, length = await client.upload(scope, ended)
         target = outgoing_target(scope, self._base_path)
-        return UpstreamRequest(scope["method"].encode("ascii"), target, headers, body, length)
+        request = UpstreamRequest(scope["method"].encode("ascii"), target, headers, body, length)
+        if scope.get("extensions"):
+            offer_extras(request, scope["extensions"], ended, send)
+        return request
 
 
-async def _pass_on(response: UpstreamResponse, send: Send, client: Client) -> None:
+async def _pass_on(response: UpstreamResponse, send: Send, client: Client, *, trailers: bool) -> None:
     headers = end_to_end_response(response.headers)
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    start = {"type": "http.response.start", "status": response.status, "headers": headers}
+    await send({**start, "trailers": True} if trailers else start)
     more = True
     while more:
         body, more = await response.read()
         client.answered = not more
         await send({"type": "http.response.body", "body": body, "more_body": more})
+    if trailers:
+        headers = trailers_of(response)
+        await send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})
 
 
 def refusal(error: UpstreamError) -> Problem:

@@ -171,6 +171,11 @@ class EndpointsApp:
         self._tasks = {name: asyncio.ensure_future(self._follow(*name)) for name in self._names.items()}
         self._watch(self._endpoints)
 
+    async def warm(self) -> None:
+        """Start, and open the connections that the endpoints are to have from the start."""
+        self.start()
+        await asyncio.gather(*(endpoint.app.warm() for endpoint in self._endpoints))
+
     async def aclose(self) -> None:
         """Stop the checks and close the connections to every endpoint."""
         tasks = list((self._tasks or {}).values())

@@ -13,6 +13,7 @@ The rules, all kept in this file:
 - A connection goes back to the pool only if its answer ended where its framing says, its request
   was sent whole, and nothing followed. In every other case it is broken off.
 - A request whose upload fails is never finished: no last chunk, no missing bytes made up.
+- What llhttp lets pass and RFC 9112 does not is refused here: see `_checked_framing`.
 - Reading stops while more than `BUFFER` bytes wait for the client; writing waits for the service.
 - One timer a connection, moved rather than made anew: it wakes up, looks whether its time has
   really come, and goes back to sleep if not.
@@ -28,7 +29,13 @@ import httptools
 
 from asgi_gateway.clock import Clock, Timer
 from asgi_gateway.errors import Failure, FailureKind
-from asgi_gateway.proxy.transport import MalformedRequest, Timeouts, UpstreamError, UpstreamRequest
+from asgi_gateway.proxy.transport import (
+    MalformedRequest,
+    OnEarlyHints,
+    Timeouts,
+    UpstreamError,
+    UpstreamRequest,
+)
 from asgi_gateway.types import Headers
 
 if TYPE_CHECKING:
@@ -38,7 +45,16 @@ BUFFER = 64 * 1024
 """Bytes of an answer that may wait for a slow client before the service is paused."""
 
 MAX_HEAD = 64 * 1024
-"""Bytes of an answer's head."""
+"""Bytes of an answer's head, the interim answers before it included."""
+
+MAX_LINE = 32 * 1024
+"""Bytes of one header."""
+
+MAX_HEADERS = 256
+"""Headers of an answer, and again as many trailers."""
+
+MAX_BODILESS = 16 * 1024
+"""Bytes that may come in a row without bringing any of the body: trailers and chunk extensions."""
 
 MAX_INTERIM = 16
 """Interim (1xx) answers before the final one."""
@@ -61,6 +77,8 @@ def request_head(request: UpstreamRequest) -> bytes:
             if request.length is None
             else b"content-length: %d" % request.length
         )
+    if request.trailers:
+        lines += [b"te: trailers", b"connection: te"]
     head = b"\r\n".join(lines) + b"\r\n\r\n"
     if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or b"\0" in head:
         raise MalformedRequest("a control character in the request target or a header")
@@ -78,6 +96,9 @@ class Http1Connection(asyncio.Protocol):
     ) -> None:
         self.status = 0
         self.headers: Headers = []
+        self.trailers: Headers = []
+        self.opened_at = clock.monotonic()
+        self.served = 0
         self.idle_since = 0.0
         self.closed = False
         self._loop = loop
@@ -100,13 +121,17 @@ class Http1Connection(asyncio.Protocol):
     def _begin(self, method: bytes) -> None:
         self.status = 0
         self.headers = []
+        self.trailers = []
         self._owned = True
         self._is_head = method == b"HEAD"
         self._chunks: list[bytes] = []
         self._buffered = 0
         self._paused_reading = False
         self._received = 0
+        self._bodiless = 0
+        self._usual = False
         self._interim = 0
+        self._early_hints: list[Headers] | None = None
         self._complete = False
         self._keep_alive = False
         self._error: Exception | None = None
@@ -130,6 +155,9 @@ class Http1Connection(asyncio.Protocol):
         """Send the request and return when the head of its answer is here."""
         head = request_head(request)
         self._begin(request.method)
+        self.served += 1
+        if request.on_early_hints is not None:
+            self._early_hints = []
         body = request.body
         if body is None or isinstance(body, bytes):
             self._transport.write(head + body if body else head)
@@ -142,6 +170,12 @@ class Http1Connection(asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             await self._woken()
+            if self._early_hints and request.on_early_hints is not None:
+                await self._pass_on_hints(self._early_hints, request.on_early_hints)
+
+    async def _pass_on_hints(self, hints: list[Headers], on_early_hints: OnEarlyHints) -> None:
+        while hints:
+            await on_early_hints(hints.pop(0))
 
     @property
     def untouched(self) -> bool:
@@ -244,11 +278,17 @@ class Http1Connection(asyncio.Protocol):
         if self._complete:
             self._keep_alive = False
             return
+        if not self._received:
+            self._usual = data.startswith(b"HTTP/1.1 ")
+            if not self._usual and not b"HTTP/1.".startswith(data[:7]):
+                self._fail_as("protocol", "the answer is not HTTP/1")
+                return
         self._received += len(data)
+        if self.status:
+            self._bodiless += len(data)
         answered = self._parse(data)
         if not self.status:
-            if self._received > MAX_HEAD:
-                self._fail_as("protocol", "the head of the answer is too large")
+            self._head_goes_on()
             return
         if answered:
             self._due = None
@@ -260,6 +300,12 @@ class Http1Connection(asyncio.Protocol):
             self._expect_within(self._timeouts.idle)
         self._wake()
 
+    def _head_goes_on(self) -> None:
+        if self._received > MAX_HEAD:
+            self._fail_as("protocol", "the head of the answer is too large")
+        elif self._early_hints:
+            self._wake()
+
     def _parse(self, data: bytes) -> bool:
         """Feed the parser; whether the answer is complete."""
         try:
@@ -270,6 +316,9 @@ class Http1Connection(asyncio.Protocol):
             self._keep_alive = False
             if not self._complete:
                 self._fail_as("protocol", f"the answer is not valid HTTP: {error}")
+        else:
+            if self._bodiless > MAX_BODILESS and not self._complete:
+                self._fail_as("protocol", "the trailers or chunk extensions of the answer are too large")
         return self._complete
 
     def on_message_begin(self) -> None:
@@ -277,9 +326,15 @@ class Http1Connection(asyncio.Protocol):
             self._keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.status:
-            return  # trailers are not headers (RFC 9110 section 6.5.1)
-        self.headers.append((name.lower(), value))
+        if not self.status:
+            self.headers.append((name.lower(), value))
+        elif not self._complete:
+            self._add_trailer(name.lower(), value)
+
+    def _add_trailer(self, name: bytes, value: bytes) -> None:
+        self.trailers.append((name, value))
+        if len(self.trailers) > MAX_HEADERS or _size(self.trailers) > MAX_BODILESS:
+            raise ValueError("too many trailers")
 
     def on_headers_complete(self) -> None:
         if self._complete:
@@ -287,27 +342,55 @@ class Http1Connection(asyncio.Protocol):
         parser = self._parser
         status = parser.get_status_code()
         if 100 <= status < 200:
-            self._interim += 1
-            if status == 101 or self._interim > MAX_INTERIM:
-                raise ValueError("unexpected interim answer")
-            self.headers = []
+            self._add_interim(status)
             return
-        if self._received > MAX_HEAD and sum(len(n) + len(v) + 4 for n, v in self.headers) > MAX_HEAD:
-            raise ValueError("head too large")
-        if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers):
-            raise ValueError("unknown transfer coding")
+        if self._received > MAX_LINE:
+            self._checked_size()
+        self._checked_framing(status)
         self.status = status
         self._keep_alive = parser.should_keep_alive()
         if self._is_head:
             self._complete = True
             self._parser = None
 
+    def _add_interim(self, status: int) -> None:
+        self._interim += 1
+        if status == 101 or self._interim > MAX_INTERIM:
+            raise ValueError("unexpected interim answer")
+        if status == 103 and self._early_hints is not None:
+            self._early_hints.append(self.headers)
+        self.headers = []
+
+    def _checked_size(self) -> None:
+        if _size(self.headers) > MAX_HEAD:
+            raise ValueError("head too large")
+        if any(len(name) + len(value) > MAX_LINE for name, value in self.headers):
+            raise ValueError("header too large")
+
+    def _checked_framing(self, status: int) -> None:
+        """Refuse what llhttp lets pass: its own checks are those of the lengths and of every character."""
+        if not 200 <= status <= 999:
+            raise ValueError("status out of range")
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError("too many headers")
+        version = "1.1" if self._usual and not self._interim else self._parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise ValueError("not HTTP/1.0 or 1.1")
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked" or version == "1.0"):
+            raise ValueError("unknown transfer coding")
+        if status == 204:
+            self.headers = [pair for pair in self.headers if pair[0] != b"content-length"]
+
     def on_body(self, body: bytes) -> None:
         if self._complete:
             self._keep_alive = False
             return
+        if self.status == 205:
+            raise ValueError("205 with a body")  # RFC 9110 section 15.3.6
         self._chunks.append(body)
         self._buffered += len(body)
+        self._bodiless = 0
 
     def on_message_complete(self) -> None:
         if self.status:
@@ -388,6 +471,10 @@ class Http1Connection(asyncio.Protocol):
     def __repr__(self) -> str:
         state = "closed" if self.closed else "busy" if self._owned else "idle"
         return f"<Http1Connection {state}>"
+
+
+def _size(headers: Headers) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 def _error(kind: FailureKind, reason: str) -> UpstreamError:

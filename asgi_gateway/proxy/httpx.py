@@ -4,19 +4,26 @@ For what our own transport does not do: HTTP/2 services, outbound proxies, ASGI 
 process, mocks. It calls the httpx transport itself, never a client, so there are no cookies, no
 redirects, no merged headers, and the target goes out byte for byte.
 
-httpcore hands bytes that follow an answer to the next request on that connection, against RFC 9112
-section 6.3. Therefore the transport that is made here keeps no connection alive.
+httpcore hands bytes that follow an HTTP/1.1 answer to the next request on that connection, against
+RFC 9112 section 6.3. Therefore the transport that is made here keeps no HTTP/1.1 connection alive.
+HTTP/2 frames every answer, so its connections are kept and shared.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.util import find_spec
+from typing import Any
 
+import httpcore
 import httpx
 
 from asgi_gateway.clock import Clock
-from asgi_gateway.errors import Failure
+from asgi_gateway.errors import Failure, MissingExtra
+from asgi_gateway.proxy.http2 import reset_forgotten
+from asgi_gateway.proxy.tls import Tls, client_context
 from asgi_gateway.proxy.transport import (
     Connections,
     MalformedRequest,
@@ -43,8 +50,15 @@ class HttpxTransport:
         timeouts: Timeouts,
         connections: Connections,
         clock: Clock,
+        tls: Tls | None = None,
+        http2: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        if http2 and find_spec("h2") is None:
+            raise MissingExtra("HTTP/2 to a service", "http2")
+        tls = tls or Tls()
+        self._server_name = tls.server_name
+        self._http2 = http2
         self._url = f"{'https' if origin.tls else 'http'}://{origin.authority}/"
         self._timeouts = timeouts
         self._clock = clock
@@ -52,8 +66,16 @@ class HttpxTransport:
         self._waiting = 0
         self._pending = connections.max_pending
         self._transport = transport or httpx.AsyncHTTPTransport(
+            verify=client_context(tls) if origin.tls else False,
             trust_env=False,
-            limits=httpx.Limits(max_connections=connections.max, max_keepalive_connections=0),
+            http1=not http2,
+            http2=http2,
+            uds=origin.path,
+            limits=httpx.Limits(
+                max_connections=connections.max,
+                max_keepalive_connections=connections.max if http2 else 0,
+                keepalive_expiry=connections.idle_expiry,
+            ),
         )
 
     async def exchange(self, request: UpstreamRequest) -> HttpxResponse:
@@ -64,6 +86,9 @@ class HttpxTransport:
         except BaseException:
             self._permits.release()
             raise
+
+    async def warm(self) -> None:
+        """Nothing: httpx opens a connection only for a request."""
 
     async def aclose(self) -> None:
         """Close the httpx transport."""
@@ -84,39 +109,62 @@ class HttpxTransport:
     async def _send(self, request: UpstreamRequest) -> HttpxResponse:
         timeouts = self._timeouts
         waits = {"connect": timeouts.connect, "read": timeouts.first_byte, "write": timeouts.idle}
+        extensions: dict[str, Any] = {"target": request.target, "timeout": waits}
+        if self._server_name is not None:
+            extensions["sni_hostname"] = self._server_name
         sent = httpx.Request(
             request.method.decode("ascii"),
             self._url,
             headers=_framed(request),
             stream=_Body(request.body),
-            extensions={"target": request.target, "timeout": waits},
+            extensions=extensions,
         )
         try:
             response = await self._transport.handle_async_request(sent)
         except httpx.TransportError as error:
+            await self._abandoned()
             raise _translated(error) from error
+        except BaseException:
+            await self._abandoned()
+            raise
         waits["read"] = timeouts.idle  # httpcore looks again when the body is first read
-        return HttpxResponse(response, self._permits.release)
+        return HttpxResponse(response, self._ended)
+
+    async def _ended(self, *, complete: bool) -> None:
+        try:
+            if not complete:
+                await self._abandoned()
+        finally:
+            self._permits.release()
+
+    async def _abandoned(self) -> None:
+        """Tell the service of a stream that nobody reads any more; a connection of its own just closes."""
+        if self._http2:
+            with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException):
+                await reset_forgotten(self._transport, self._timeouts.idle)
 
 
 class HttpxResponse:
     """An answer that arrives through httpx; see `UpstreamResponse`."""
 
-    def __init__(self, response: httpx.Response, release: Callable[[], None]) -> None:
+    def __init__(self, response: httpx.Response, on_ended: Callable[..., Awaitable[None]]) -> None:
         self.status = response.status_code
+        self.trailers: Headers = []  # httpcore drops them
         self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
         stream = response.stream
         if not isinstance(stream, httpx.AsyncByteStream):
             raise TypeError("the httpx transport answered with a stream that is not asynchronous")
         self._stream = stream
         self._chunks = aiter(stream)
-        self._release = release
+        self._on_ended = on_ended
+        self._complete = False
         self._closed = False
 
     async def read(self) -> tuple[bytes, bool]:
         try:
             return await anext(self._chunks), True
         except StopAsyncIteration:
+            self._complete = True
             return b"", False
         except httpx.TransportError as error:
             raise _translated(error) from error
@@ -128,7 +176,7 @@ class HttpxResponse:
         try:
             await self._stream.aclose()
         finally:
-            self._release()
+            await self._on_ended(complete=self._complete)
 
 
 class _Body(httpx.AsyncByteStream):

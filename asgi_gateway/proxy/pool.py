@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections import deque
+import logging
+from collections import OrderedDict
 
 from asgi_gateway.clock import Clock, Timer
 from asgi_gateway.errors import Failure, FailureKind
+from asgi_gateway.proxy.dial import Dialer
 from asgi_gateway.proxy.http1 import Http1Connection
+from asgi_gateway.proxy.tls import Tls
 from asgi_gateway.proxy.transport import (
     Connections,
     Origin,
@@ -18,6 +20,8 @@ from asgi_gateway.proxy.transport import (
     overloaded,
 )
 
+_logger = logging.getLogger("asgi_gateway.proxy")
+
 
 class Http1Transport:
     """Our own HTTP/1.1 client for one endpoint, and its pool.
@@ -25,17 +29,27 @@ class Http1Transport:
     Idle connections are taken last in, first out, so that the ones too many grow old together and
     expire. `connections.max` bounds the whole; past it requests wait in order, at most
     `connections.max_pending` of them and no longer than the connect timeout, and fail as ``overloaded``.
+    Every step takes the same time however many connections and requests there are.
     """
 
-    def __init__(self, origin: Origin, *, timeouts: Timeouts, connections: Connections, clock: Clock) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        timeouts: Timeouts,
+        connections: Connections,
+        clock: Clock,
+        tls: Tls | None = None,
+    ) -> None:
         self._origin = origin
         self._timeouts = timeouts
         self._limits = connections
+        self._max_requests = connections.max_requests or float("inf")
         self._clock = clock
-        self._tls = ssl.create_default_context() if origin.tls else None
-        self._idle: list[Http1Connection] = []
+        self._dialer = Dialer(origin, clock=clock, tls=tls)
+        self._idle: dict[Http1Connection, None] = {}  # in the order of their release
         self._open = 0
-        self._waiting: deque[asyncio.Future[Http1Connection | None]] = deque()
+        self._waiting: OrderedDict[asyncio.Future[Http1Connection | None], None] = OrderedDict()
         self._sweep: Timer | None = None
         self._closing = False
 
@@ -68,6 +82,25 @@ class Http1Transport:
             await connection.aclose()
             raise
 
+    async def warm(self) -> None:
+        """Open `connections.warm` connections and keep them for the first requests.
+
+        A service that cannot be reached yet is no error here: its first request will tell.
+        """
+        wanted = max(min(self._limits.warm, self._limits.max) - self._open, 0)
+        failures = list(filter(None, await asyncio.gather(*(self._warm_one() for _ in range(wanted)))))
+        if failures:
+            message = "%s: %d of %d connections could not be opened ahead: %s"
+            _logger.warning(message, self._origin.name, len(failures), wanted, failures[-1])
+
+    async def _warm_one(self) -> UpstreamError | None:
+        self._open += 1
+        try:
+            self._released(await self._connect())
+        except UpstreamError as error:
+            return error
+        return None
+
     async def aclose(self) -> None:
         """Close idle connections now, the others as their exchanges end."""
         self._closing = True
@@ -80,7 +113,7 @@ class Http1Transport:
 
     def __repr__(self) -> str:
         return (
-            f"<Http1Transport {self._origin.authority} {self.in_flight} in flight, "
+            f"<Http1Transport {self._origin.name} {self.in_flight} in flight, "
             f"{len(self._idle)} idle, {len(self._waiting)} waiting>"
         )
 
@@ -92,7 +125,7 @@ class Http1Transport:
             return None
         oldest = self._clock.monotonic() - self._limits.idle_expiry
         while idle:
-            connection = idle.pop()
+            connection = idle.popitem()[0]
             if connection.idle_since > oldest and not connection.closed:
                 return connection
             connection.abort()
@@ -113,7 +146,7 @@ class Http1Transport:
         if len(self._waiting) >= self._limits.max_pending:
             raise overloaded()
         turn: asyncio.Future[Http1Connection | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiting[turn] = None
         try:
             async with self._clock.timeout(self._timeouts.connect):
                 return await turn
@@ -126,8 +159,7 @@ class Http1Transport:
 
     def _forget(self, turn: asyncio.Future[Http1Connection | None]) -> None:
         """Give back what a waiter that stopped waiting may already have been handed."""
-        if turn in self._waiting:
-            self._waiting.remove(turn)
+        self._waiting.pop(turn, None)
         if turn.done() and not turn.cancelled():
             connection = turn.result()
             if connection is None:
@@ -138,15 +170,10 @@ class Http1Transport:
     async def _connect(self) -> Http1Connection:
         """Open a connection in the slot that the caller holds."""
         loop = asyncio.get_running_loop()
-        origin = self._origin
         try:
             async with self._clock.timeout(self._timeouts.connect):
-                _, connection = await loop.create_connection(
-                    lambda: Http1Connection(loop, self._clock, self._timeouts),
-                    origin.address or origin.host,
-                    origin.port,
-                    ssl=self._tls,
-                    server_hostname=origin.host if self._tls else None,
+                connection = await self._dialer.connect(
+                    lambda: Http1Connection(loop, self._clock, self._timeouts)
                 )
             if connection.closed:
                 raise ConnectionResetError("closed as soon as it was open")
@@ -163,27 +190,30 @@ class Http1Transport:
     # Giving back
 
     def _released(self, connection: Http1Connection) -> None:
+        now = self._clock.monotonic()
+        if connection.served >= self._max_requests or now - connection.opened_at >= self._limits.max_age:
+            connection.abort()  # what waits gets its place as it closes
+            return
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn, _ = self._waiting.popitem(last=False)
             if not turn.done():
                 turn.set_result(connection)
                 return
         if self._closing:
             connection.abort()
             return
-        connection.idle_since = self._clock.monotonic()
-        self._idle.append(connection)
+        connection.idle_since = now
+        self._idle[connection] = None
         if self._sweep is None:
             self._sweep = self._clock.call_later(self._limits.idle_expiry, self._close_expired)
 
     def _closed(self, connection: Http1Connection) -> None:
-        if connection in self._idle:
-            self._idle.remove(connection)
+        self._idle.pop(connection, None)
         self._slot_freed()
 
     def _slot_freed(self) -> None:
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn, _ = self._waiting.popitem(last=False)
             if not turn.done():
                 turn.set_result(None)
                 return
@@ -192,15 +222,20 @@ class Http1Transport:
     def _close_expired(self) -> None:
         self._sweep = None
         oldest = self._clock.monotonic() - self._limits.idle_expiry
-        while self._idle and self._idle[0].idle_since <= oldest:
-            self._idle.pop(0).abort()
-        if self._idle:
-            wait = self._idle[0].idle_since - oldest
-            self._sweep = self._clock.call_later(wait, self._close_expired)
+        expired: list[Http1Connection] = []
+        for connection in self._idle:
+            if connection.idle_since > oldest:
+                wait = connection.idle_since - oldest
+                self._sweep = self._clock.call_later(wait, self._close_expired)
+                break
+            expired.append(connection)
+        for connection in expired:
+            del self._idle[connection]
+            connection.abort()
 
     def _close_idle(self) -> None:
         while self._idle:
-            self._idle.pop().abort()
+            self._idle.popitem()[0].abort()
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -22,7 +21,6 @@ from asgi_gateway.proxy.headers import end_to_end_response
 from asgi_gateway.proxy.outgoing import outgoing_headers, outgoing_target
 from asgi_gateway.proxy.transport import (
     MalformedRequest,
-    Origin,
     Timeouts,
     UpstreamError,
     UpstreamRequest,
@@ -53,23 +51,6 @@ class Dial(Protocol):
     """Opens a connection to the service; raises `OSError`."""
 
     def __call__(self, factory: Callable[[], P], /) -> Awaitable[P]: ...
-
-
-def dialer(origin: Origin) -> Dial:
-    """The plain way to an endpoint."""
-    tls = ssl.create_default_context() if origin.tls else None
-
-    async def dial(factory: Callable[[], P], /) -> P:
-        _, protocol = await asyncio.get_running_loop().create_connection(
-            factory,
-            origin.address or origin.host,
-            origin.port,
-            ssl=tls,
-            server_hostname=origin.host if tls else None,
-        )
-        return protocol
-
-    return dial
 
 
 class WebSocketProxy:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -43,16 +44,26 @@ class Upstream:
     `requests` holds every request that arrived, from the end of its header on; `malformed` what
     came in place of one and was no HTTP, or cut inside its header. A handler's own mistake is raised
     where the ``async with`` block ends. `keep` is how many bytes of each body
-    stay readable as `Request.content`, default 1 MiB.
+    stay readable as `Request.content`, default 1 MiB. `tls` is what it speaks TLS with; `path` is that
+    of a Unix socket to listen on in place of host and port.
     """
 
     def __init__(
-        self, handler: Handler, *, host: str = "127.0.0.1", port: int = 0, keep: int = 1024 * 1024
+        self,
+        handler: Handler,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        keep: int = 1024 * 1024,
+        tls: ssl.SSLContext | None = None,
+        path: str | None = None,
     ) -> None:
         self.handler = handler
         self.host = host
         self.port = port
         self.keep = keep
+        self.tls = tls
+        self.path = path
         self.requests: list[Request] = []
         self.connections = Connections()
         self.malformed: list[str] = []
@@ -75,7 +86,9 @@ class Upstream:
     @property
     def url(self) -> str:
         """Where it listens, without a path."""
-        return f"http://{self.host}:{self.port}"
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
     async def wait_for(self, predicate: Callable[[], object], seconds: float = 5.0) -> None:
         """Return as soon as `predicate` is true; raises `AssertionError` after so many seconds.
@@ -94,7 +107,10 @@ class Upstream:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), self.host, self.port)
+        if self.path is not None:
+            self._server = await loop.create_unix_server(lambda: Connection(self), self.path)
+            return self
+        self._server = await loop.create_server(lambda: Connection(self), self.host, self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -23,6 +23,7 @@ from asgi_gateway.config import (
     warnings_of,
 )
 from asgi_gateway.config.schema import Generator
+from asgi_gateway.proxy.tls import Tls
 from asgi_gateway.registry import Registry
 from asgi_gateway.types import ASGIApp, parse_duration, parse_size
 
@@ -135,6 +136,7 @@ def test_the_documented_order_is_free_of_warnings() -> None:
         (Route, ""),
         (Timeouts, "timeouts."),
         (Connections, "connections."),
+        (Tls, "tls."),
         (WebSocketOptions, "websocket."),
         (Ejection, "ejection."),
         (HealthCheck, "health_check."),

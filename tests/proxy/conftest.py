@@ -8,7 +8,7 @@ from asgi_gateway.clock import Clock, SystemClock
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.httpx import HttpxTransport
 from asgi_gateway.proxy.pool import Http1Transport
-from asgi_gateway.proxy.transport import Connections, Origin, Timeouts, Transport
+from asgi_gateway.proxy.transport import Connections, Origin, Timeouts, Transport, UpstreamRequest
 
 MakeTransport = Callable[..., AbstractAsyncContextManager[Transport]]
 MakeProxy = Callable[..., AbstractAsyncContextManager[ProxyApp]]
@@ -21,13 +21,34 @@ def build_transport(
     clock: Clock | None = None,
     timeouts: Any = None,
     connections: Any = None,
+    origin: Origin | None = None,
+    **more: Any,
 ) -> Transport:
     return kind(
-        Origin("127.0.0.1", port),
+        origin or Origin("127.0.0.1", port),
         timeouts=Timeouts(**(timeouts or {})),
         connections=Connections(**(connections or {})),
         clock=clock or SystemClock(),
+        **more,
     )
+
+
+async def fetch(transport: Transport, request: UpstreamRequest | None = None) -> bytes:
+    """The body of the answer to a request, by default a GET."""
+    response = await transport.exchange(request or get())
+    parts, more = [], True
+    try:
+        while more:
+            piece, more = await response.read()
+            parts.append(piece)
+    finally:
+        await response.aclose()
+    return b"".join(parts)
+
+
+def get(method: bytes = b"GET", body: bytes | None = None, **options: Any) -> UpstreamRequest:
+    """A request for ``/``."""
+    return UpstreamRequest(method, b"/", [(b"host", b"service")], body, **options)
 
 
 @pytest.fixture(params=[Http1Transport, HttpxTransport], ids=["http1", "httpx"])

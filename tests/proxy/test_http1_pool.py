@@ -5,22 +5,8 @@ import asyncio
 import pytest
 
 from asgi_gateway.proxy.transport import UpstreamError, UpstreamRequest
-from asgi_gateway.testing import ManualClock, Upstream, behaviours, settle
-from tests.proxy.conftest import MakeTransport
-
-
-def get(method: bytes = b"GET", body: bytes | None = None) -> UpstreamRequest:
-    return UpstreamRequest(method, b"/", [(b"host", b"service")], body)
-
-
-async def fetch(transport, request: UpstreamRequest | None = None) -> bytes:
-    response = await transport.exchange(request or get())
-    parts, more = [], True
-    while more:
-        piece, more = await response.read()
-        parts.append(piece)
-    await response.aclose()
-    return b"".join(parts)
+from asgi_gateway.testing import ManualClock, Upstream, behaviours, refused_url, settle
+from tests.proxy.conftest import MakeTransport, fetch, get
 
 
 async def test_one_connection_serves_many_requests(make_http1: MakeTransport) -> None:
@@ -294,3 +280,76 @@ async def test_late_bytes_on_an_idle_connection_reach_nobody(make_http1: MakeTra
         await fetch(transport)
         await upstream.wait_for(lambda: upstream.connections.open == 0)
         assert await fetch(transport) == b"mine"
+
+
+async def test_an_old_connection_is_replaced(make_http1: MakeTransport, clock: ManualClock) -> None:
+    async with (
+        Upstream(behaviours.answer()) as upstream,
+        make_http1(
+            upstream.port, clock=clock, connections={"max_age": 10.0, "idle_expiry": 100.0}
+        ) as transport,
+    ):
+        await fetch(transport)
+        await clock.advance(9)
+        await fetch(transport)
+        assert upstream.connections.total == 1
+        await clock.advance(1)
+        await fetch(transport)
+        await upstream.wait_for(lambda: upstream.connections.open == 0)
+        await fetch(transport)
+        assert upstream.connections.total == 2
+
+
+async def test_a_connection_serves_so_many_requests_and_no_more(make_http1: MakeTransport) -> None:
+    async with (
+        Upstream(behaviours.answer()) as upstream,
+        make_http1(upstream.port, connections={"max_requests": 3}) as transport,
+    ):
+        for _ in range(7):
+            await fetch(transport)
+        assert upstream.connections.total == 3
+        await upstream.wait_for(lambda: upstream.connections.open == 1)
+
+
+async def test_who_waits_gets_the_place_of_a_connection_at_its_end(make_http1: MakeTransport) -> None:
+    async with (
+        Upstream(behaviours.answer()) as upstream,
+        make_http1(upstream.port, connections={"max": 2, "max_requests": 2}) as transport,
+    ):
+        assert await asyncio.gather(*(fetch(transport) for _ in range(20))) == [b"ok"] * 20
+        assert upstream.connections.total == 10
+
+
+async def test_connections_are_opened_ahead(make_http1: MakeTransport) -> None:
+    async with (
+        Upstream(behaviours.answer()) as upstream,
+        make_http1(upstream.port, connections={"max": 3, "warm": 5}) as transport,
+    ):
+        await transport.warm()
+        await upstream.wait_for(lambda: upstream.connections.open == 3)
+        await asyncio.gather(*(fetch(transport) for _ in range(3)))
+        assert upstream.connections.total == 3
+
+
+async def test_a_service_that_is_down_is_no_error_when_warming(
+    make_http1: MakeTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    with refused_url() as url:
+        async with make_http1(int(url.rpartition(":")[2]), connections={"warm": 2}) as transport:
+            await transport.warm()
+            assert transport.in_flight == 0
+    assert "2 of 2 connections could not be opened ahead" in caplog.text
+
+
+async def test_idle_connections_expire_oldest_first(make_http1: MakeTransport, clock: ManualClock) -> None:
+    async with (
+        Upstream(behaviours.answer()) as upstream,
+        make_http1(upstream.port, clock=clock, connections={"idle_expiry": 4.0}) as transport,
+    ):
+        await asyncio.gather(fetch(transport), fetch(transport), fetch(transport))
+        await clock.advance(2)
+        await fetch(transport)
+        await clock.advance(2.1)
+        await upstream.wait_for(lambda: upstream.connections.open == 1)
+        await clock.advance(2)
+        await upstream.wait_for(lambda: upstream.connections.open == 0)
