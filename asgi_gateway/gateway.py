@@ -161,8 +161,8 @@ def _compile(config: Config, app: ASGIApp | None, runtime: Runtime) -> Generatio
 
 
 def _guarded(app: ASGIApp, chain: tuple[MiddlewareSpec, ...]) -> ASGIApp:
-    """No bug of any layer reaches the server: the outermost part answers for it."""
-    if chain and chain[0].factory is ErrorsMiddleware:
+    """Where the chain has no `errors` of its own, the outermost part answers for bugs."""
+    if any(spec.factory is ErrorsMiddleware for spec in chain):
         return app
     return ErrorsMiddleware(app)
 

@@ -6,15 +6,16 @@ responses do not.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from asgi_gateway.types import Header, Headers
 
 
 def get_header(headers: Iterable[Header], name: bytes) -> bytes | None:
     """The first value of a header, `name` in lower case; None where it is absent."""
+    length = len(name)
     for key, value in headers:
-        if key == name or key.lower() == name:
+        if len(key) == length and key.lower() == name:
             return value
     return None
 
@@ -24,13 +25,24 @@ def get_all(headers: Iterable[Header], name: bytes) -> list[bytes]:
     return [value for key, value in headers if key.lower() == name]
 
 
-def without(headers: Iterable[Header], names: Collection[bytes]) -> Headers:
-    """A copy less the named headers, names in lower case."""
-    return [pair for pair in headers if pair[0].lower() not in names]
+class HeaderNames:
+    """A set of header names that tells by its length that most names are not in it."""
+
+    __slots__ = ("_lengths", "_names")
+
+    def __init__(self, *names: bytes) -> None:
+        self._names = frozenset(name.lower() for name in names)
+        self._lengths = frozenset(map(len, names))
+
+    def without(self, headers: Iterable[Header]) -> Headers:
+        """A copy of the headers less these, in whatever case."""
+        lengths, names = self._lengths, self._names
+        return [pair for pair in headers if len(pair[0]) not in lengths or pair[0].lower() not in names]
 
 
 def replaced(headers: Iterable[Header], name: bytes, value: bytes) -> Headers:
-    """A copy in which the header occurs once, with this value, at the end."""
-    copy = [pair for pair in headers if pair[0].lower() != name]
+    """A copy in which the header occurs once, with this value, at the end; `name` in lower case."""
+    length = len(name)
+    copy = [pair for pair in headers if len(pair[0]) != length or pair[0].lower() != name]
     copy.append((name, value))
     return copy

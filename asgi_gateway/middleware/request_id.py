@@ -70,7 +70,8 @@ class RequestIdMiddleware:
         if len(found) == 1 and b"_" not in found[0][0] and _VALID.fullmatch(found[0][1]):
             return headers, found[0][1]
         value = _uuid4()
-        return [*(pair for pair in headers if pair not in found), (name, value)], value
+        kept = [pair for pair in headers if pair not in found] if found else headers
+        return [*kept, (name, value)], value
 
 
 def _uuid4() -> bytes:

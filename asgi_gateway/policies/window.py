@@ -144,7 +144,8 @@ class SlidingWindow:
 
     def _report(self, now: float, limit: int, free_after: float, *, allowed: bool) -> Window:
         left = (self._index + 1) * self._period - now
-        used = math.floor(self._previous * left / self._period) + self._current
+        weighed = math.floor(self._previous * left / self._period) if self._previous else 0
+        used = weighed + self._current
         reset = max(0.0, self._free_after(limit, limit) - now)
         wait = 0.0 if allowed else free_after - now + _STRICTLY_AFTER
         return Window(allowed, limit, max(0, limit - used), reset, wait)

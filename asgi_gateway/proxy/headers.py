@@ -38,23 +38,28 @@ FORWARDED = frozenset(
 OURS = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
 """Set by middlewares for the service; a client cannot have them removed by naming them in Connection."""
 
+ALIASED = HOP_BY_HOP | FRAMING | FORWARDED | OURS
 ENDS_HERE = HOP_BY_HOP | FRAMING | FORWARDED
+ENDS_HERE_TRACED = ENDS_HERE | {b"traceparent"}
+"""Where we are a span of the trace, the service's parent is ours to name."""
 DROPPED_FROM_RESPONSE = HOP_BY_HOP | {b"x-gateway-error"}
 
 
-def split_request(headers: Headers) -> tuple[Headers, Headers]:
+def split_request(headers: Headers, *, traced: bool = False) -> tuple[Headers, Headers]:
     """A client's headers in two: those that go on, and those that end here.
 
     The second list, names in lower case, holds what is this hop's, what frames, and what only we
-    may say of the client; our own are made from it.
+    may say of the client; our own are made from it. ``X_Forwarded_For`` and its like, which are the
+    same name to a service that speaks CGI, are in neither.
     """
+    ends_here = ENDS_HERE_TRACED if traced else ENDS_HERE
     passed: Headers = []
     ended: Headers = []
     for pair in headers:
         name = pair[0].lower()
-        if name in ENDS_HERE:
+        if name in ends_here:
             ended.append((name, pair[1]))
-        else:
+        elif b"_" not in name or name.replace(b"_", b"-") not in ALIASED:
             passed.append(pair)
     return _without_named(passed, ended, OURS), ended
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from asgi_gateway.asgi.headers import get_header, replaced
+from asgi_gateway.asgi.headers import get_header
 from asgi_gateway.asgi.paths import raw_request_path, without_prefix
 from asgi_gateway.context import STRIPPED_PREFIX, TRACE, TRUSTED_PEER
 from asgi_gateway.proxy.headers import forwarded_headers, split_request
@@ -20,7 +20,8 @@ def outgoing_headers(scope: Scope, authority: bytes | None) -> tuple[Headers, He
 
     `authority` is the Host to send; None passes the client's on.
     """
-    passed, ended = split_request(scope["headers"])
+    trace = scope.get(TRACE)
+    passed, ended = split_request(scope["headers"], traced=trace is not None)
     host = get_header(ended, b"host") or b""
     peer = scope.get("client")
     scheme: str = scope.get("scheme", "http")
@@ -34,9 +35,8 @@ def outgoing_headers(scope: Scope, authority: bytes | None) -> tuple[Headers, He
         trusted=scope.get(TRUSTED_PEER, False),
     )
     headers.append((b"via", b"%b asgi-gateway" % scope.get("http_version", "1.1").encode("ascii")))
-    trace = scope.get(TRACE)
     if trace is not None:
-        headers = replaced(headers, b"traceparent", trace.child_header())
+        headers.append((b"traceparent", trace.child_header()))
     return headers, ended
 
 

@@ -97,6 +97,15 @@ async def test_forwarded_headers_of_a_stranger_are_replaced(make_proxy: MakeProx
     assert sent.header("forwarded") is None
 
 
+async def test_underscored_aliases_of_what_the_gateway_says_are_dropped(make_proxy: MakeProxy) -> None:
+    aliases = [(b"x_forwarded_for", b"1.2.3.4"), (b"X_Request-ID", b"x"), (b"content_length", b"9")]
+    async with Upstream(behaviours.answer()) as upstream, make_proxy(upstream.port) as proxy:
+        await request(proxy, headers=[*aliases, (b"x_other", b"kept")])
+    sent = {name.lower() for name, _ in upstream.requests[0].headers}
+    assert sent.isdisjoint({name.lower() for name, _ in aliases})
+    assert b"x_other" in sent
+
+
 async def test_forwarded_headers_of_a_trusted_peer_are_continued(make_proxy: MakeProxy) -> None:
     headers = [
         (b"host", b"inner"),
