@@ -360,11 +360,13 @@ async def test_a_service_that_does_not_read_pauses_the_client() -> None:
         while sent > before:
             before = sent
             await asyncio.sleep(0.3)
-        assert sent < 40
-        release.set()
+        paused_at = sent
+        release.set()  # before anything is judged: the service's end waits for its handler
         async with asyncio.timeout(30):
             await flooding
             await end_of(client)
+    # uvicorn's queue holds 32 messages and the service's 16; what is beyond them waits in sockets.
+    assert paused_at < 90
     assert received == 100 * MIB
 
 
