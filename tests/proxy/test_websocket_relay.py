@@ -266,11 +266,13 @@ async def test_a_service_that_stops_reading_is_given_up() -> None:
 
     async with through(deaf, timeouts={"idle": "300ms"}) as client:
         sending = asyncio.ensure_future(client.send(b"x" * (15 * MIB)))
-        closed = (await asyncio.wait_for(end_of(client), 5)).rcvd
-        assert closed == Close(1011, "the service stopped reading")
-        release.set()
+        try:
+            closed = (await asyncio.wait_for(end_of(client), 5)).rcvd
+        finally:
+            release.set()
         with contextlib.suppress(ConnectionClosed):
             await sending
+    assert closed == Close(1011, "the service stopped reading")
 
 
 # Pings
