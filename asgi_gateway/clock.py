@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -59,7 +58,7 @@ class EqualTimers:
     def __init__(self, clock: Clock, seconds: float) -> None:
         self._clock = clock
         self._seconds = seconds
-        self._running: OrderedDict[Callable[[], object], float] = OrderedDict()
+        self._running: dict[Callable[[], object], float] = {}
         self._timer: Timer | None = None
 
     def start(self, callback: Callable[[], object]) -> None:

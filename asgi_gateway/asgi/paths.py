@@ -18,7 +18,7 @@ _HEX = b"0123456789abcdefABCDEF"
 def request_path(scope: Scope) -> str:
     """The decoded path below the mount point (``root_path``), as spelled."""
     path: str = scope["path"]
-    root: str = scope.get("root_path", "")
+    root: str | None = scope.get("root_path")
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
         return path[len(root) :] or "/"
     return path
@@ -29,10 +29,12 @@ def raw_request_path(scope: Scope) -> bytes:
     raw: bytes | None = scope.get("raw_path")
     if raw is None:
         return quote(request_path(scope), safe="/%:@!$&'()*+,;=~-._").encode("ascii")
-    raw = raw.partition(b"?")[0]
-    root: bytes = scope.get("root_path", "").encode("utf-8")
-    if root and raw.startswith(root) and raw[len(root) : len(root) + 1] in (b"", b"/"):
-        return raw[len(root) :] or b"/"
+    if b"?" in raw:
+        raw = raw.partition(b"?")[0]
+    if scope.get("root_path"):
+        root: bytes = scope["root_path"].encode("utf-8")
+        if raw.startswith(root) and raw[len(root) : len(root) + 1] in (b"", b"/"):
+            return raw[len(root) :] or b"/"
     return raw
 
 
@@ -64,9 +66,9 @@ def without_prefix(raw: bytes, prefix: bytes) -> bytes | None:
     does not spell the prefix out.
     """
     rest = raw[len(prefix) :] if raw.startswith(prefix) else _rest_after_encoded(raw, prefix)
-    if rest is None or (rest and not rest.startswith(b"/")):
-        return None
-    return rest or b"/"
+    if not rest:
+        return rest if rest is None else b"/"
+    return rest if rest.startswith(b"/") else None
 
 
 def _rest_after_encoded(raw: bytes, prefix: bytes) -> bytes | None:

@@ -98,7 +98,12 @@ class ProxyApp:
         clock = self._clock
         started = clock.monotonic()
         try:
-            request = await self._request(scope, client, send)
+            headers, ended = outgoing_headers(scope, self._authority)
+            body, length = await client.upload(scope, ended)
+            target = outgoing_target(scope, self._base_path)
+            request = UpstreamRequest(scope["method"].encode("ascii"), target, headers, body, length)
+            if scope.get("extensions"):
+                offer_extras(request, scope["extensions"], ended, send)
             response = await self._transport.exchange(request)
         except UpstreamError as error:
             exchange.upstream_seconds = clock.monotonic() - started
@@ -112,7 +117,12 @@ class ProxyApp:
         exchange.upstream_status = response.status
         exchange.first_byte_seconds = clock.monotonic() - started
         try:
-            await _pass_on(response, send, client, trailers=request.trailers and may_have_trailers(response))
+            if request.trailers and may_have_trailers(response):
+                await _pass_on_with_trailers(response, send, client)
+            else:
+                headers = end_to_end_response(response.headers)
+                await send({"type": "http.response.start", "status": response.status, "headers": headers})
+                await _pass_on_body(response, send, client)
         except UpstreamError as error:
             exchange.failure = error.failure
             raise ResponseAborted(error.failure) from error
@@ -120,28 +130,23 @@ class ProxyApp:
             exchange.upstream_seconds = clock.monotonic() - started
             await response.aclose()
 
-    async def _request(self, scope: Scope, client: Client, send: Send) -> UpstreamRequest:
-        headers, ended = outgoing_headers(scope, self._authority)
-        body, length = await client.upload(scope, ended)
-        target = outgoing_target(scope, self._base_path)
-        request = UpstreamRequest(scope["method"].encode("ascii"), target, headers, body, length)
-        if scope.get("extensions"):
-            offer_extras(request, scope["extensions"], ended, send)
-        return request
 
-
-async def _pass_on(response: UpstreamResponse, send: Send, client: Client, *, trailers: bool) -> None:
-    headers = end_to_end_response(response.headers)
-    start = {"type": "http.response.start", "status": response.status, "headers": headers}
-    await send({**start, "trailers": True} if trailers else start)
+async def _pass_on_body(response: UpstreamResponse, send: Send, client: Client) -> None:
     more = True
     while more:
         body, more = await response.read()
         client.answered = not more
         await send({"type": "http.response.body", "body": body, "more_body": more})
-    if trailers:
-        headers = trailers_of(response)
-        await send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})
+
+
+async def _pass_on_with_trailers(response: UpstreamResponse, send: Send, client: Client) -> None:
+    headers = end_to_end_response(response.headers)
+    await send(
+        {"type": "http.response.start", "status": response.status, "headers": headers, "trailers": True}
+    )
+    await _pass_on_body(response, send, client)
+    headers = trailers_of(response)
+    await send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})
 
 
 def refusal(error: UpstreamError) -> Problem:

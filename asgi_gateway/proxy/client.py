@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
-from asgi_gateway.asgi.headers import get_all, get_header
 from asgi_gateway.errors import ClientDisconnected
+from asgi_gateway.proxy.headers import Ended
 from asgi_gateway.proxy.transport import MalformedRequest
-from asgi_gateway.types import Headers, Message, Receive, Scope
+from asgi_gateway.types import Receive, Scope
 
 WATCH_AFTER: Final = 0.05
 """Seconds after which an exchange begins to watch for its client leaving."""
@@ -49,21 +49,27 @@ class Client:
         self._cancelling = self._task.cancelling() if self._task else 0
 
     async def upload(
-        self, scope: Scope, ended: Headers
+        self, scope: Scope, ended: Ended
     ) -> tuple[bytes | AsyncIterator[bytes] | None, int | None]:
         """The request's body as the transport wants it, and its declared length."""
-        length = _declared_length(ended)
-        chunked = get_header(ended, b"transfer-encoding") is not None
-        if length is not None and chunked:
-            raise MalformedRequest("it has both a Content-Length and a Transfer-Encoding")
-        if length is None and not chunked and scope.get("http_version", "1.1") in ("1.0", "1.1"):
+        chunked = b"transfer-encoding" in ended
+        length: int | None = None
+        if b"content-length" in ended:
+            length = _declared_length(ended[b"content-length"])
+            if chunked:
+                raise MalformedRequest("it has both a Content-Length and a Transfer-Encoding")
+        elif not chunked and scope.get("http_version", "1.1") in ("1.0", "1.1"):
             self._uploaded = True
             return None, None
-        message = await self._next_message()
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
         data: bytes = message.get("body", b"")
-        if message.get("more_body", False):
+        if message.get("more_body"):
             return self._rest(data, length), length
-        self._upload_ended()
+        self._uploaded = True
+        if self._old:
+            self._watch()
         return (data if data or chunked or length is not None else None), None
 
     async def _rest(self, first: bytes, length: int | None) -> AsyncIterator[bytes]:
@@ -72,27 +78,20 @@ class Client:
         received = len(first)
         more = True
         while more:
-            message = await self._next_message()
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnected
             data = message.get("body", b"")
             received += len(data)
             more = message.get("more_body", False)
             if length is not None and (received > length or (received < length and not more)):
                 raise ClientDisconnected
             yield data
-        self._upload_ended()
-
-    async def _next_message(self) -> Message:
-        message = await self.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected
-        return message
-
-    # Watching
-
-    def _upload_ended(self) -> None:
         self._uploaded = True
         if self._old:
             self._watch()
+
+    # Watching
 
     def __call__(self) -> None:
         """The exchange has lasted `WATCH_AFTER`."""
@@ -124,11 +123,8 @@ class Client:
             watcher.result()
 
 
-def _declared_length(ended: Headers) -> int | None:
-    values = set(get_all(ended, b"content-length"))
-    if not values:
-        return None
-    value = values.pop()
-    if values or not value.isdigit():
+def _declared_length(values: list[bytes]) -> int:
+    value = values[0]
+    if not value.isdigit() or (len(values) > 1 and len(set(values)) > 1):
         raise MalformedRequest("its Content-Length is not one number")
     return int(value)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asgi_gateway.asgi.headers import get_all
-from asgi_gateway.proxy.headers import DROPPED_FROM_RESPONSE, ENDS_HERE
+from asgi_gateway.proxy.headers import DROPPED_FROM_RESPONSE, ENDS_HERE, Ended
 from asgi_gateway.proxy.transport import OnEarlyHints, UpstreamRequest, UpstreamResponse
 from asgi_gateway.types import Headers, Send
 
@@ -29,12 +29,12 @@ NEVER_TRAILERS = (
 """Fields that frame, route, authenticate or say how to read what has been read (RFC 9110 section 6.5.1)."""
 
 
-def offer_extras(request: UpstreamRequest, extensions: Mapping[str, Any], ended: Headers, send: Send) -> None:
+def offer_extras(request: UpstreamRequest, extensions: Mapping[str, Any], ended: Ended, send: Send) -> None:
     """Ask the service for what this server and this client can take; `ended` are this hop's headers."""
     if "http.response.early_hint" in extensions:
         request.on_early_hints = _sends_early_hints(send)
     if "http.response.trailers" in extensions:
-        request.trailers = b"trailers" in _tokens(get_all(ended, b"te"))
+        request.trailers = b"trailers" in _tokens(ended.get(b"te", []))
 
 
 def may_have_trailers(response: UpstreamResponse) -> bool:

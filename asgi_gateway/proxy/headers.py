@@ -7,7 +7,10 @@ the peer is trusted (`client_address`).
 
 from __future__ import annotations
 
-from asgi_gateway.asgi.headers import get_all, get_header
+from itertools import product
+from typing import TypeAlias
+
+from asgi_gateway.asgi.headers import get_all
 from asgi_gateway.types import Headers
 
 HOP_BY_HOP = frozenset(
@@ -38,68 +41,87 @@ FORWARDED = frozenset(
 OURS = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
 """Set by middlewares for the service; a client cannot have them removed by naming them in Connection."""
 
-ALIASED = HOP_BY_HOP | FRAMING | FORWARDED | OURS
+
+def _with_aliases(names: frozenset[bytes]) -> frozenset[bytes]:
+    """The names, and each with any of its hyphens as underscores: the same to a service that speaks CGI."""
+    spelled = (product(*(b"-_" if byte == ord("-") else [byte] for byte in name)) for name in names)
+    return frozenset(bytes(letters) for each in spelled for letters in each)
+
+
 ENDS_HERE = HOP_BY_HOP | FRAMING | FORWARDED
 ENDS_HERE_TRACED = ENDS_HERE | {b"traceparent"}
 """Where we are a span of the trace, the service's parent is ours to name."""
+NOT_PASSED = ENDS_HERE | (_with_aliases(ENDS_HERE | OURS) - OURS)
+NOT_PASSED_TRACED = NOT_PASSED | {b"traceparent"}
 DROPPED_FROM_RESPONSE = HOP_BY_HOP | {b"x-gateway-error"}
 
+_USUAL_CONNECTION = frozenset({b"close", b"keep-alive"})
+"""Values of Connection that name no header."""
 
-def split_request(headers: Headers, *, traced: bool = False) -> tuple[Headers, Headers]:
+Ended: TypeAlias = dict[bytes, list[bytes]]
+"""A client's headers that end here, by their names in lower case."""
+
+
+def split_request(headers: Headers, *, traced: bool = False) -> tuple[Headers, Ended]:
     """A client's headers in two: those that go on, and those that end here.
 
-    The second list, names in lower case, holds what is this hop's, what frames, and what only we
-    may say of the client; our own are made from it. ``X_Forwarded_For`` and its like, which are the
-    same name to a service that speaks CGI, are in neither.
+    The second part holds what is this hop's, what frames, and what only we may say of the client;
+    our own are made from it. ``X_Forwarded_For`` and its like, which are the same name to a service
+    that speaks CGI, are in neither.
     """
-    ends_here = ENDS_HERE_TRACED if traced else ENDS_HERE
+    not_passed, ends_here = (NOT_PASSED_TRACED, ENDS_HERE_TRACED) if traced else (NOT_PASSED, ENDS_HERE)
     passed: Headers = []
-    ended: Headers = []
+    ended: Ended = {}
     for pair in headers:
         name = pair[0].lower()
-        if name in ends_here:
-            ended.append((name, pair[1]))
-        elif b"_" not in name or name.replace(b"_", b"-") not in ALIASED:
+        if name not in not_passed:
             passed.append(pair)
-    return _without_named(passed, ended, OURS), ended
+        elif name in ended:
+            ended[name].append(pair[1])
+        elif name in ends_here:
+            ended[name] = [pair[1]]
+    if b"connection" in ended:
+        passed = _without_named(passed, ended[b"connection"], protected=OURS)
+    return passed, ended
 
 
 def end_to_end_response(headers: Headers) -> Headers:
     """A service's headers, names in lower case, less what is that hop's."""
+    fields = dict(headers)
+    if DROPPED_FROM_RESPONSE.isdisjoint(fields):
+        return headers
     kept = [pair for pair in headers if pair[0] not in DROPPED_FROM_RESPONSE]
-    if len(kept) != len(headers):
-        kept = _without_named(kept, headers, frozenset())
-    return kept
+    if fields.get(b"connection") in _USUAL_CONNECTION and len(fields) == len(headers):
+        return kept
+    return _without_named(kept, get_all(headers, b"connection"), protected=frozenset())
 
 
-def _without_named(passed: Headers, ended: Headers, protected: frozenset[bytes]) -> Headers:
-    values = get_all(ended, b"connection")
-    if not values or values in ([b"keep-alive"], [b"close"]):
+def _without_named(passed: Headers, connection: list[bytes], *, protected: frozenset[bytes]) -> Headers:
+    """The headers less those that the values of Connection name (RFC 9110 section 7.6.1)."""
+    if _USUAL_CONNECTION.issuperset(connection):
         return passed
-    named = {token.strip().lower() for value in values for token in value.split(b",")} - protected
+    named = {token.strip().lower() for value in connection for token in value.split(b",")} - protected
     return [pair for pair in passed if pair[0].lower() not in named]
 
 
 def forwarded_headers(
-    ended: Headers, *, peer: bytes, scheme: bytes, host: bytes, prefix: bytes, trusted: bool
+    ended: Ended, *, peer: bytes, scheme: bytes, host: bytes, prefix: bytes, trusted: bool
 ) -> Headers:
     """X-Forwarded-For, -Proto, -Host and, below a stripped prefix, -Prefix.
 
     From the socket alone; a trusted peer's own values are continued: For and Prefix grow by ours,
     Proto and Host stay as the peer saw them at the edge.
     """
-    if not trusted:
-        made = [(b"x-forwarded-for", peer), (b"x-forwarded-proto", scheme), (b"x-forwarded-host", host)]
-        if prefix:
-            made.append((b"x-forwarded-prefix", prefix))
-        return made
-    chain = b", ".join([*get_all(ended, b"x-forwarded-for"), peer])
-    prefix = (get_header(ended, b"x-forwarded-prefix") or b"").rstrip(b"/") + prefix
-    made = [
-        (b"x-forwarded-for", chain),
-        (b"x-forwarded-proto", get_header(ended, b"x-forwarded-proto") or scheme),
-        (b"x-forwarded-host", get_header(ended, b"x-forwarded-host") or host),
-    ]
+    if trusted:
+        peer = b", ".join([*ended.get(b"x-forwarded-for", ()), peer])
+        scheme = _first(ended, b"x-forwarded-proto") or scheme
+        host = _first(ended, b"x-forwarded-host") or host
+        prefix = _first(ended, b"x-forwarded-prefix").rstrip(b"/") + prefix
+    made = [(b"x-forwarded-for", peer), (b"x-forwarded-proto", scheme), (b"x-forwarded-host", host)]
     if prefix:
         made.append((b"x-forwarded-prefix", prefix))
     return made
+
+
+def _first(ended: Ended, name: bytes) -> bytes:
+    return ended[name][0] if name in ended else b""

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 
+from asgi_gateway.asgi.headers import get_all
 from asgi_gateway.clock import Clock, Timer
 from asgi_gateway.errors import Failure, FailureKind
 from asgi_gateway.proxy.transport import (
@@ -66,12 +67,13 @@ def request_head(request: UpstreamRequest) -> bytes:
     Raises `MalformedRequest` where a byte of it would end a line early: what a lenient server in front
     let through must not become a second header or a second request.
     """
-    lines = [b"%b %b HTTP/1.1" % (request.method, request.target)]
-    lines += [b"%b: %b" % pair for pair in request.headers]
+    lines = [b"%b %b HTTP/1.1" % (request.method, request.target), *map(b": ".join, request.headers)]
     body = request.body
-    if isinstance(body, bytes):
+    if body is None:
+        pass
+    elif isinstance(body, bytes):
         lines.append(b"content-length: %d" % len(body))
-    elif body is not None:
+    else:
         lines.append(
             b"transfer-encoding: chunked"
             if request.length is None
@@ -79,10 +81,10 @@ def request_head(request: UpstreamRequest) -> bytes:
         )
     if request.trailers:
         lines += [b"te: trailers", b"connection: te"]
-    head = b"\r\n".join(lines) + b"\r\n\r\n"
-    if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or b"\0" in head:
+    head = b"\r\n".join(lines)
+    if head.count(b"\n") >= len(lines) or head.count(b"\r") >= len(lines) or b"\0" in head:
         raise MalformedRequest("a control character in the request target or a header")
-    return head
+    return head + b"\r\n\r\n"
 
 
 class Http1Connection(asyncio.Protocol):
@@ -169,7 +171,8 @@ class Http1Connection(asyncio.Protocol):
         while not self.status:
             if self._error is not None:
                 raise self._error
-            await self._woken()
+            self._waiter = self._loop.create_future()
+            await self._waiter
             if self._early_hints and request.on_early_hints is not None:
                 await self._pass_on_hints(self._early_hints, request.on_early_hints)
 
@@ -189,7 +192,8 @@ class Http1Connection(asyncio.Protocol):
                 return b"", False
             if self._error is not None:
                 raise self._error
-            await self._woken()
+            self._waiter = self._loop.create_future()
+            await self._waiter
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._chunks = []
@@ -278,33 +282,23 @@ class Http1Connection(asyncio.Protocol):
         if self._complete:
             self._keep_alive = False
             return
-        if not self._received:
-            self._usual = data.startswith(b"HTTP/1.1 ")
-            if not self._usual and not b"HTTP/1.".startswith(data[:7]):
-                self._fail_as("protocol", "the answer is not HTTP/1")
-                return
+        if not self._received and not self._begins_well(data):
+            return
         self._received += len(data)
         if self.status:
             self._bodiless += len(data)
-        answered = self._parse(data)
-        if not self.status:
-            self._head_goes_on()
+        if self._parse(data):
+            self._due = None
+        elif not self._goes_on():
             return
-        if answered:
-            self._due = None
-        elif self._buffered > BUFFER:
-            self._paused_reading = True
-            self._due = None
-            self._transport.pause_reading()
-        elif self._error is None:
-            self._expect_within(self._timeouts.idle)
         self._wake()
 
-    def _head_goes_on(self) -> None:
-        if self._received > MAX_HEAD:
-            self._fail_as("protocol", "the head of the answer is too large")
-        elif self._early_hints:
-            self._wake()
+    def _begins_well(self, data: bytes) -> bool:
+        self._usual = data.startswith(b"HTTP/1.1 ")
+        if self._usual or b"HTTP/1.".startswith(data[:7]):
+            return True
+        self._fail_as("protocol", "the answer is not HTTP/1")
+        return False
 
     def _parse(self, data: bytes) -> bool:
         """Feed the parser; whether the answer is complete."""
@@ -316,10 +310,23 @@ class Http1Connection(asyncio.Protocol):
             self._keep_alive = False
             if not self._complete:
                 self._fail_as("protocol", f"the answer is not valid HTTP: {error}")
-        else:
-            if self._bodiless > MAX_BODILESS and not self._complete:
-                self._fail_as("protocol", "the trailers or chunk extensions of the answer are too large")
         return self._complete
+
+    def _goes_on(self) -> bool:
+        """See to the limits and the timer of an unfinished answer; whether there is news for the exchange."""
+        if not self.status:
+            if self._received > MAX_HEAD:
+                self._fail_as("protocol", "the head of the answer is too large")
+            return bool(self._early_hints)
+        if self._bodiless > MAX_BODILESS:
+            self._fail_as("protocol", "the trailers or chunk extensions of the answer are too large")
+        elif self._buffered > BUFFER:
+            self._paused_reading = True
+            self._due = None
+            self._transport.pause_reading()
+        elif self._error is None:
+            self._expect_within(self._timeouts.idle)
+        return True
 
     def on_message_begin(self) -> None:
         if self._complete:
@@ -341,7 +348,7 @@ class Http1Connection(asyncio.Protocol):
             return
         parser = self._parser
         status = parser.get_status_code()
-        if 100 <= status < 200:
+        if status < 200:
             self._add_interim(status)
             return
         if self._received > MAX_LINE:
@@ -355,7 +362,7 @@ class Http1Connection(asyncio.Protocol):
 
     def _add_interim(self, status: int) -> None:
         self._interim += 1
-        if status == 101 or self._interim > MAX_INTERIM:
+        if status < 100 or status == 101 or self._interim > MAX_INTERIM:
             raise ValueError("unexpected interim answer")
         if status == 103 and self._early_hints is not None:
             self._early_hints.append(self.headers)
@@ -369,18 +376,20 @@ class Http1Connection(asyncio.Protocol):
 
     def _checked_framing(self, status: int) -> None:
         """Refuse what llhttp lets pass: its own checks are those of the lengths and of every character."""
-        if not 200 <= status <= 999:
+        if status > 999:
             raise ValueError("status out of range")
-        if len(self.headers) > MAX_HEADERS:
+        headers = self.headers
+        if len(headers) > MAX_HEADERS:
             raise ValueError("too many headers")
         version = "1.1" if self._usual and not self._interim else self._parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise ValueError("not HTTP/1.0 or 1.1")
-        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked" or version == "1.0"):
-            raise ValueError("unknown transfer coding")
+        if b"transfer-encoding" in dict(headers):
+            codings = get_all(headers, b"transfer-encoding")
+            if len(codings) > 1 or codings[0].lower() != b"chunked" or version == "1.0":
+                raise ValueError("unknown transfer coding")
         if status == 204:
-            self.headers = [pair for pair in self.headers if pair[0] != b"content-length"]
+            self.headers = [pair for pair in headers if pair[0] != b"content-length"]
 
     def on_body(self, body: bytes) -> None:
         if self._complete:
@@ -422,13 +431,6 @@ class Http1Connection(asyncio.Protocol):
         return not any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
 
     # Waking, failing, timing
-
-    async def _woken(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

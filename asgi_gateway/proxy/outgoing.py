@@ -4,37 +4,42 @@ from __future__ import annotations
 
 from typing import Final
 
-from asgi_gateway.asgi.headers import get_header
 from asgi_gateway.asgi.paths import raw_request_path, without_prefix
 from asgi_gateway.context import STRIPPED_PREFIX, TRACE, TRUSTED_PEER
-from asgi_gateway.proxy.headers import forwarded_headers, split_request
+from asgi_gateway.proxy.headers import Ended, forwarded_headers, split_request
 from asgi_gateway.proxy.transport import MalformedRequest
 from asgi_gateway.types import Headers, Scope
 
-_HTTP_SCHEMES: Final = {"ws": "http", "wss": "https"}
-"""X-Forwarded-Proto names the scheme of the handshake, which is an HTTP request."""
+_SCHEMES: Final = {"http": b"http", "https": b"https", "ws": b"http", "wss": b"https"}
+"""X-Forwarded-Proto names the scheme of a WebSocket's handshake, which is an HTTP request."""
+
+_VIA: Final = {version: b"%b asgi-gateway" % version.encode("ascii") for version in ("1.0", "1.1", "2", "3")}
 
 
-def outgoing_headers(scope: Scope, authority: bytes | None) -> tuple[Headers, Headers]:
-    """The headers for the service, and those of the client's that ended here, names in lower case.
+def outgoing_headers(scope: Scope, authority: bytes | None) -> tuple[Headers, Ended]:
+    """The headers for the service, and those of the client's that ended here.
 
     `authority` is the Host to send; None passes the client's on.
     """
     trace = scope.get(TRACE)
     passed, ended = split_request(scope["headers"], traced=trace is not None)
-    host = get_header(ended, b"host") or b""
+    host = ended[b"host"][0] if b"host" in ended else b""
     peer = scope.get("client")
     scheme: str = scope.get("scheme", "http")
-    headers = [(b"host", authority or host), *passed]
-    headers += forwarded_headers(
-        ended,
-        peer=peer[0].encode("latin-1") if peer else b"unknown",
-        scheme=_HTTP_SCHEMES.get(scheme, scheme).encode("ascii"),
-        host=host,
-        prefix=scope.get(STRIPPED_PREFIX, b""),
-        trusted=scope.get(TRUSTED_PEER, False),
-    )
-    headers.append((b"via", b"%b asgi-gateway" % scope.get("http_version", "1.1").encode("ascii")))
+    version: str = scope.get("http_version", "1.1")
+    headers = [
+        (b"host", authority or host),
+        *passed,
+        *forwarded_headers(
+            ended,
+            peer=peer[0].encode("latin-1") if peer else b"unknown",
+            scheme=_SCHEMES.get(scheme) or scheme.encode("ascii"),
+            host=host,
+            prefix=scope.get(STRIPPED_PREFIX, b""),
+            trusted=scope.get(TRUSTED_PEER, False),
+        ),
+        (b"via", _VIA.get(version) or b"%b asgi-gateway" % version.encode("ascii")),
+    ]
     if trace is not None:
         headers.append((b"traceparent", trace.child_header()))
     return headers, ended
@@ -42,10 +47,12 @@ def outgoing_headers(scope: Scope, authority: bytes | None) -> tuple[Headers, He
 
 def outgoing_target(scope: Scope, base_path: bytes) -> bytes:
     """The client's own bytes less the stripped prefix, behind the service's base path."""
-    raw = raw_request_path(scope)
     prefix: bytes = scope.get(STRIPPED_PREFIX, b"")
+    raw = raw_request_path(scope)
     path = without_prefix(raw, prefix) if prefix else raw
     if path is None:
         raise MalformedRequest("its raw path does not spell out the routed prefix")
-    query: bytes = scope.get("query_string", b"")
-    return base_path + path + (b"?" + query if query else b"")
+    query: bytes | None = scope.get("query_string")
+    if query:
+        return b"%b%b?%b" % (base_path, path, query)
+    return base_path + path

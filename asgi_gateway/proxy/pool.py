@@ -63,24 +63,25 @@ class Http1Transport:
         connection = self._take_idle()
         if connection is not None:
             try:
-                await self._send(connection, request)
+                await connection.exchange(request)
             except UpstreamError as error:
                 stale = error.failure.kind == "reset" and connection.untouched
+                await connection.aclose()
                 if not (stale and request.replayable):
                     raise
                 self._close_idle()
+            except BaseException:
+                await connection.aclose()
+                raise
             else:
                 return connection
         connection = await self._acquire()
-        await self._send(connection, request)
-        return connection
-
-    async def _send(self, connection: Http1Connection, request: UpstreamRequest) -> None:
         try:
             await connection.exchange(request)
         except BaseException:
             await connection.aclose()
             raise
+        return connection
 
     async def warm(self) -> None:
         """Open `connections.warm` connections and keep them for the first requests.

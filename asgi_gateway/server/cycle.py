@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 NO_BODY: Final = -1
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 
 
 def _status_line(status: int) -> bytes:
@@ -21,7 +22,7 @@ def _status_line(status: int) -> bytes:
         phrase = http.HTTPStatus(status).phrase
     except ValueError:
         phrase = ""
-    return b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode("ascii"))
+    return b"HTTP/1.1 %d %b" % (status, phrase.encode("ascii"))
 
 
 STATUS_LINES: Final = {status: _status_line(status) for status in range(100, 600)}
@@ -30,55 +31,44 @@ STATUS_LINES: Final = {status: _status_line(status) for status in range(100, 600
 class Cycle:
     """One request and its response."""
 
-    __slots__ = (
-        "_body",
-        "_buffered",
-        "_head",
-        "_left",
-        "_more",
-        "_protocol",
-        "_told",
-        "_waiters",
-        "chunked",
-        "complete",
-        "disconnected",
-        "ends_at_close",
-        "expects_continue",
-        "keep_alive",
-        "scope",
-        "started",
-    )
+    # The defaults stand on the class, so that making one costs next to nothing.
+    expects_continue = False
+    disconnected = False
+    started = False
+    complete = False
+    chunked = False
+    ends_at_close = False
+    task: asyncio.Task[None] | None = None
+    _body: list[bytes] | tuple[()] = ()
+    _buffered = 0
+    _more = True
+    _told = False
+    _left = 0
+    _head = b""
+    _waiters: tuple[asyncio.Future[None], ...] = ()
 
     def __init__(self, protocol: HttpProtocol, scope: Scope, *, keep_alive: bool) -> None:
         self.scope = scope
         self.keep_alive = keep_alive
-        self.expects_continue = False
-        self.disconnected = False
-        self.started = False
-        self.complete = False
-        self.chunked = False
-        self.ends_at_close = False
         self._protocol = protocol
-        self._body: list[bytes] = []
-        self._buffered = 0
-        self._more = True
-        self._told = False
-        self._left = 0
-        self._head = b""
-        self._waiters: list[asyncio.Future[None]] = []
 
     # From the protocol
 
     def give(self, body: bytes) -> None:
-        self._body.append(body)
+        if self._body:
+            self._body.append(body)
+        else:
+            self._body = [body]
         self._buffered += len(body)
         if self._buffered > self._protocol.buffer:
             self._protocol.pause_reading()
-        self._wake()
+        if self._waiters:
+            self._wake()
 
     def end_of_body(self) -> None:
         self._more = False
-        self._wake()
+        if self._waiters:
+            self._wake()
 
     def disconnect(self) -> None:
         if not self.complete:
@@ -86,10 +76,10 @@ class Cycle:
         self._wake()
 
     def _wake(self) -> None:
-        for waiter in self._waiters:
+        waiters, self._waiters = self._waiters, ()
+        for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        self._waiters.clear()
 
     # The app
 
@@ -109,6 +99,8 @@ class Cycle:
             if not self.complete and not self.disconnected:
                 protocol.logger.error("ASGI callable returned without completing its response.")
                 await self._fail()
+        finally:
+            protocol.server_state.tasks.discard(self.task)
 
     async def _fail(self) -> None:
         if self.started:
@@ -130,13 +122,13 @@ class Cycle:
                 return {"type": "http.disconnect"}
             if self._body or not (self._more or self._told):
                 body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-                self._body = []
+                self._body = ()
                 self._buffered = 0
                 self._told = not self._more
                 return {"type": "http.request", "body": body, "more_body": self._more}
             protocol.resume_reading()
             waiter = protocol.loop.create_future()
-            self._waiters.append(waiter)
+            self._waiters += (waiter,)
             await waiter
 
     async def send(self, message: Message) -> None:
@@ -158,44 +150,42 @@ class Cycle:
     def _make_head(self, status: int, headers: Headers) -> bytes:
         """The status line and headers; raises `RuntimeError` where a header would become two."""
         lines = [STATUS_LINES.get(status) or _status_line(status)]
+        names = []
         length: int | None = None
-        if self.expects_continue:
-            self.keep_alive = False  # nobody knows whether the body comes (RFC 9110 section 10.1.1)
         for pair in headers:
             name = pair[0].lower()
-            if name == b"connection":
+            names.append(name)
+            if name not in _FRAMING:
+                lines.append(b": ".join(pair))
+            elif name == b"content-length":
+                lines.append(b": ".join(pair))
+                length = int(pair[1])
+            elif name == b"connection":
                 self.keep_alive = self.keep_alive and b"close" not in pair[1].lower()
-            elif name != b"transfer-encoding":
-                lines.append(b"%b: %b\r\n" % pair)
-                if name == b"content-length":
-                    length = int(pair[1])
-        if self._protocol.server_state.default_headers:
-            names = {name.lower() for name, _ in headers}
-            defaults = self._protocol.server_state.default_headers
-            lines += [b"%b: %b\r\n" % pair for pair in defaults if pair[0] not in names]
-        lines += self._frame(status, length)
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+        defaults = self._protocol.server_state.default_headers
+        lines += [b": ".join(pair) for pair in defaults if pair[0] not in names]
+        self._frame(status, length, lines)
+        head = b"\r\n".join(lines)
+        if head.count(b"\n") >= len(lines) or head.count(b"\r") >= len(lines) or b"\0" in head:
             raise RuntimeError("A response header holds a control character.")
-        return head + b"\r\n"
+        return head + b"\r\n\r\n"
 
-    def _frame(self, status: int, length: int | None) -> list[bytes]:
-        """How the body ends (RFC 9112 section 6.3) and whether the connection does."""
-        lines = []
-        is_1_0 = self.scope["http_version"] == "1.0"
-        if self.scope["method"] == "HEAD" or status in (204, 304):
+    def _frame(self, status: int, length: int | None, lines: list[bytes]) -> None:
+        """Say how the body ends (RFC 9112 section 6.3) and whether the connection does."""
+        if self.expects_continue:
+            self.keep_alive = False  # nobody knows whether the body comes (RFC 9110 section 10.1.1)
+        if status in (204, 304) or self.scope["method"] == "HEAD":
             self._left = NO_BODY
         elif length is not None:
             self._left = length
-        elif is_1_0:
+        elif self.scope["http_version"] == "1.0":
             self.ends_at_close = True
             self.keep_alive = False
         else:
             self.chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
+            lines.append(b"transfer-encoding: chunked")
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        return lines
+            lines.append(b"connection: close")
 
     def _flush_head(self) -> None:
         if self._head and not self.disconnected:
@@ -222,5 +212,6 @@ class Cycle:
             self._protocol.transport.write(data)
         if not more:
             self.complete = True
-            self._wake()
+            if self._waiters:
+                self._wake()
             self._protocol.answered(self)

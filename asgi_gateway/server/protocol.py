@@ -33,14 +33,18 @@ from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from asgi_gateway.server.cycle import STATUS_LINES, Cycle
-from asgi_gateway.server.head import TAKE, Refused, read_head, read_target
+from asgi_gateway.server.head import Refused, read_head, read_target
 from asgi_gateway.types import ASGIApp, Headers, Scope
 
 if TYPE_CHECKING:
     from uvicorn import Config
     from uvicorn.server import ServerState
 
-_WATCHED: Final = frozenset(TAKE)
+_METHODS: Final = {
+    method.encode("ascii"): method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+}
+_DROPPED: Final[deque[Any]] = deque(maxlen=0)
+"""Where trailers go: whatever is appended is gone."""
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -87,14 +91,18 @@ class HttpProtocol(asyncio.Protocol):
         self._ws_class: Any = config.ws_protocol_class
         self._parser: Any = None
         self._base: Scope = {}
+        self._root = config.root_path
         self._good_host: bytes | None = None
         self._drained: list[asyncio.Future[None]] = []
         self._read_paused = False
         # The request whose head arrives
         self._target = b""
-        self._headers: Headers = []
-        self._watched: Headers = []
+        self._headers: Headers | deque[Any] = []
+        self._segment = 0
         self._received = 0
+        """Bytes of it, those that came in one segment with the end of the request before not counted."""
+        self._ahead = 0
+        """Bytes that may have to be added to that."""
         self._in_head = False
         self._refusal: Refused | None = None
         # The requests in progress: the one being answered, the one being received, those that wait
@@ -128,10 +136,12 @@ class HttpProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        if not self._in_head and self._receiving is None:
+        begins = self._receiving is None and not self._in_head
+        if begins:
             self._in_head = True
-            self._expect_within(self.head_timeout)
-        self._received += len(data)
+            self._ahead = 0
+        self._segment = len(data)
+        self._received += self._segment
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -139,8 +149,14 @@ class HttpProtocol(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse(self._refusal or Refused(400, str(error)))
         else:
-            if self._in_head and self._received > self.max_head:
-                self._refuse(Refused(431, "the head is too large"))
+            if self._in_head or self._receiving is not None:
+                self._unfinished(begins=begins)
+
+    def _unfinished(self, *, begins: bool) -> None:
+        if self._in_head and self._received > self.max_head:
+            self._refuse(Refused(431, "the head is too large"))
+        elif begins:
+            self._expect_within(self.head_timeout if self._in_head else self.body_interval)
 
     def eof_received(self) -> None:
         """The client sends no more; the transport closes, as a client that half-closes counts as gone."""
@@ -195,7 +211,6 @@ class HttpProtocol(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._target = b""
         self._headers = []
-        self._watched = []
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -203,58 +218,65 @@ class HttpProtocol(asyncio.Protocol):
             raise self._refused(414, "the request target is too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._receiving is not None:
-            return  # a trailer
-        name = name.lower()
-        headers = self._headers
-        headers.append((name, value))
-        if name in _WATCHED:
-            self._watched.append((name, value))
-        if len(headers) > self.max_headers or len(value) > self.max_header:
-            raise self._refused(431, "too many or too large headers")
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        headers, self._headers = self._headers, _DROPPED
         try:
-            self._read_head()
+            self._read_head(headers)  # type: ignore[arg-type] # the list of `on_message_begin`
         except Refused as refusal:
             self._refusal = refusal  # the parser's own exception takes this one's place
             raise
 
-    def _read_head(self) -> None:
-        if (
-            self._received > self.max_head
-            and sum(len(n) + len(v) + 4 for n, v in self._headers) > self.max_head
-        ):
-            raise Refused(431, "the head is too large")
+    def _read_head(self, headers: Headers) -> None:
+        self._check_size(headers)
         parser = self._parser
         version: str = parser.get_http_version()
         method: bytes = parser.get_method()
-        head = read_head(version, self._watched, self._good_host)
+        head = read_head(version, headers, self._good_host)
         self._good_host = head.host
         path, query = read_target(method, self._target, head.host)
         upgrades = parser.should_upgrade()
-        if upgrades and head.has_body:
-            raise Refused(400, "a request to change the protocol has a body")
-        if upgrades and head.upgrade == b"websocket" and self._ws_class is not None:
-            self._handshake = b"%b %b HTTP/1.1\r\n" % (method, self._target)
-            return
-        root = self._base["root_path"]
+        if upgrades:
+            if head.has_body:
+                raise Refused(400, "a request to change the protocol has a body")
+            if head.upgrade == b"websocket" and self._ws_class is not None:
+                request_line = b"%b %b HTTP/1.1" % (method, self._target)
+                self._handshake = b"\r\n".join([request_line, *map(b": ".join, headers), b"\r\n"])
+                return
+        text = path.decode("ascii")
         scope = {
             **self._base,
             "http_version": version,
-            "method": method.decode("ascii"),
-            "path": root + (unquote(path) if "%" in path else path),
-            "raw_path": (root + path).encode("ascii"),
+            "method": _METHODS.get(method) or method.decode("ascii"),
+            "path": unquote(text) if "%" in text else text,
+            "raw_path": path,
             "query_string": query,
-            "headers": self._headers,
+            "headers": headers,
             "state": self.app_state.copy(),
         }
+        if self._root:
+            scope["path"] = self._root + scope["path"]
+            scope["raw_path"] = self._root.encode("utf-8") + path
         keeps = version == "1.1" and not upgrades and parser.should_keep_alive()
         cycle = Cycle(self, scope, keep_alive=keeps)
-        cycle.expects_continue = head.expects_continue
+        if head.expects_continue:
+            cycle.expects_continue = True
         self._receiving = cycle
-        self._begin(cycle)
+        if self._cycle is None:
+            self._start(cycle)
+        else:
+            self._queue(cycle)
+
+    def _check_size(self, headers: Headers) -> None:
+        if len(headers) > self.max_headers:
+            raise Refused(431, "too many headers")
+        if self._received + self._ahead > self.max_header:  # else nothing in it can be longer
+            if any(len(value) > self.max_header for _, value in headers):
+                raise Refused(431, "a header is too large")
+            if sum(len(name) + len(value) + 4 for name, value in headers) > self.max_head:
+                raise Refused(431, "the head is too large")
 
     def on_body(self, body: bytes) -> None:
         cycle = self._receiving
@@ -266,16 +288,15 @@ class HttpProtocol(asyncio.Protocol):
         cycle = self._receiving
         self._receiving = None
         self._received = 0
+        self._ahead = self._segment
         self._due = None
         if cycle is not None:
             cycle.end_of_body()
 
     # Requests in turn
 
-    def _begin(self, cycle: Cycle) -> None:
-        if self._cycle is None:
-            self._start(cycle)
-            return
+    def _queue(self, cycle: Cycle) -> None:
+        """Let a request that came before its turn wait, and read no more until it is answered."""
         self._waiting.append(cycle)
         self.pause_reading()
         if len(self._waiting) > self.max_pipelined:
@@ -284,13 +305,12 @@ class HttpProtocol(asyncio.Protocol):
     def _start(self, cycle: Cycle) -> None:
         self._cycle = cycle
         app = self.app
-        limit = self.config.limit_concurrency
-        state = self.server_state
+        config, state = self.config, self.server_state
+        limit = config.limit_concurrency
         if limit is not None and (len(state.connections) >= limit or len(state.tasks) >= limit):
             app = service_unavailable  # type: ignore[assignment]
-        context = contextvars.Context() if self.config.reset_contextvars else None
-        task = self.loop.create_task(cycle.run(app), context=context)
-        task.add_done_callback(state.tasks.discard)
+        context = contextvars.Context() if config.reset_contextvars else None
+        cycle.task = task = self.loop.create_task(cycle.run(app), context=context)
         state.tasks.add(task)
 
     def answered(self, cycle: Cycle) -> None:
@@ -366,7 +386,7 @@ class HttpProtocol(asyncio.Protocol):
             b'"detail":"The request was refused.","code":"bad_request"}'
         ) % (http.HTTPStatus(status).phrase.encode("ascii"), status)
         self.transport.write(
-            b"%bcontent-type: application/problem+json\r\ncontent-length: %d\r\n"
+            b"%b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
             b"x-gateway-error: bad_request\r\nconnection: close\r\n\r\n%b"
             % (STATUS_LINES[status], len(body), body)
         )
@@ -383,12 +403,11 @@ class HttpProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        head = b"".join([self._handshake, *[b"%b: %b\r\n" % pair for pair in self._headers], b"\r\n"])
         protocol = self._ws_class(
             config=self.config, server_state=self.server_state, app_state=self.app_state
         )
         protocol.connection_made(self.transport)
-        protocol.data_received(head)
+        protocol.data_received(self._handshake)
         self.transport.set_protocol(protocol)
 
     # Time
