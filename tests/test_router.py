@@ -138,3 +138,11 @@ async def test_for_a_mounted_app_the_prefix_becomes_its_root_path() -> None:
     inner = app.calls[0]
     assert (inner["root_path"], inner["path"]) == ("/root/api", "/root/api/x")
     assert STRIPPED_PREFIX not in inner
+
+
+@pytest.mark.parametrize("path", ["*", "http://evil/x", "a/b"])
+async def test_what_is_no_path_has_no_route(path: str) -> None:
+    """Some servers leave a whole URL in the path: it must not be sent on as it is."""
+    app = ScriptedApp()
+    answer = await request(Router([ServiceRoute("/*", "all", app)]), path=path)
+    assert (answer.status in (400, 404), app.calls) == (True, [])
