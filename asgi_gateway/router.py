@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from asgi_gateway.asgi.headers import get_header
-from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
+from asgi_gateway.asgi.paths import PathPattern, climbs_out, request_path, resolved
 from asgi_gateway.context import ROUTE, SERVICE, STRIPPED_PREFIX, join_exchange
 from asgi_gateway.errors import Failure
 from asgi_gateway.problem import Problem
@@ -84,7 +84,7 @@ class Router:
         spelled = request_path(scope)
         path = resolved(spelled)
         match = self._match(path, scope)
-        if path is not spelled and self._match(spelled, scope).route is not match.route:
+        if path is not spelled and self._has_two_readings(spelled, scope, match.route):
             refusal = Problem(400, Failure("bad_request", "client"), "The path can be read in two ways.")
             await refusal(scope, receive, send)
             return
@@ -103,6 +103,12 @@ class Router:
             await own_options("")(scope, receive, send)
         else:
             await _unrouted(match.allowed)(scope, receive, send)
+
+    def _has_two_readings(self, spelled: str, scope: Scope, route: ServiceRoute | None) -> bool:
+        """Whether the spelled path leads elsewhere, or out of what the service is shown of itself."""
+        if self._match(spelled, scope).route is not route:
+            return True
+        return route is not None and climbs_out(spelled[len(route.strip_prefix) :])
 
     def _match(self, path: str, scope: Scope) -> _Match:
         match = _Match()

@@ -120,6 +120,33 @@ async def test_dots_that_stay_inside_one_route_pass_as_they_are() -> None:
     assert app.calls[0]["raw_path"] == b"/a/b/%2e%2e/c"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../x",
+        "/open/../../open/x",
+        "/open/..;/../open/x",
+        "/open\\..\\..\\open\\x",
+        "/stripped/../stripped/x",
+        "/stripped//../stripped/x",
+        "/stripped/a/../../stripped/x",
+        "/..",
+    ],
+)
+async def test_a_path_cannot_climb_out_of_what_its_service_is_shown(path: str) -> None:
+    """Behind the path of the service's URL, ``/../x`` would be a path beside it."""
+    app = ScriptedApp()
+    routes = [ServiceRoute("/*", "all", app), ServiceRoute("/stripped/*", "s", app, strip_prefix="/stripped")]
+    answer = await request(Router(routes), path=path)
+    assert (answer.status, answer.header("x-gateway-error"), app.calls) == (400, "bad_request", [])
+
+
+@pytest.mark.parametrize("path", ["/a/../x", "/stripped/a/../x", "/stripped/./x", "/stripped//x", "//"])
+async def test_a_path_may_climb_inside_it(path: str) -> None:
+    routes = [route("/*", "all"), route("/stripped/*", "s", strip_prefix="/stripped")]
+    assert await service_of(Router(routes), path) in ("all", "s")
+
+
 async def test_the_chain_and_the_exchange_learn_where_the_request_went() -> None:
     app = ScriptedApp()
     exchange = Exchange()

@@ -57,6 +57,20 @@ def resolved(path: str) -> str:
     return "/" + "/".join(kept) + ("/" if ends_in_slash and kept else "")
 
 
+def climbs_out(path: str) -> bool:
+    """Whether a lenient service may read the path as one above where it starts, such as ``/a/../../b``."""
+    depth = 0
+    for segment in path.replace("\\", "/").split("/"):
+        name = segment.partition(";")[0]
+        if name == "..":
+            depth -= 1
+            if depth < 0:
+                return True
+        elif name not in ("", "."):
+            depth += 1
+    return False
+
+
 def without_prefix(raw: bytes, prefix: bytes) -> bytes | None:
     """The raw path after a plain prefix such as ``/api/ai``, always beginning with one slash.
 
