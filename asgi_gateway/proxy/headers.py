@@ -39,7 +39,7 @@ OURS = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
 """Set by middlewares for the service; a client cannot have them removed by naming them in Connection."""
 
 ALIASED = HOP_BY_HOP | FRAMING | FORWARDED | OURS
-ENDS_HERE = HOP_BY_HOP | FRAMING | FORWARDED
+ENDS_HERE = HOP_BY_HOP | FRAMING | FORWARDED | {b"via"}
 ENDS_HERE_TRACED = ENDS_HERE | {b"traceparent"}
 """Where we are a span of the trace, the service's parent is ours to name."""
 DROPPED_FROM_RESPONSE = HOP_BY_HOP | {b"x-gateway-error"}

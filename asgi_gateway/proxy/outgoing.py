@@ -7,18 +7,23 @@ from typing import Final
 from asgi_gateway.asgi.headers import get_header
 from asgi_gateway.asgi.paths import raw_request_path, without_prefix
 from asgi_gateway.context import STRIPPED_PREFIX, TRACE, TRUSTED_PEER
+from asgi_gateway.proxy.forwarded import MakeForwarded
 from asgi_gateway.proxy.headers import forwarded_headers, split_request
 from asgi_gateway.proxy.transport import MalformedRequest
+from asgi_gateway.proxy.via import earlier_via
 from asgi_gateway.types import Headers, Scope
 
 _HTTP_SCHEMES: Final = {"ws": "http", "wss": "https"}
 """X-Forwarded-Proto names the scheme of the handshake, which is an HTTP request."""
 
 
-def outgoing_headers(scope: Scope, authority: bytes | None) -> tuple[Headers, Headers]:
+def outgoing_headers(
+    scope: Scope, authority: bytes | None, make_forwarded: MakeForwarded = forwarded_headers
+) -> tuple[Headers, Headers]:
     """The headers for the service, and those of the client's that ended here, names in lower case.
 
-    `authority` is the Host to send; None passes the client's on.
+    `authority` is the Host to send; None passes the client's on. `make_forwarded` is one of `STYLES`.
+    Raises `UpstreamError` for a request that goes in circles.
     """
     trace = scope.get(TRACE)
     passed, ended = split_request(scope["headers"], traced=trace is not None)
@@ -26,7 +31,7 @@ def outgoing_headers(scope: Scope, authority: bytes | None) -> tuple[Headers, He
     peer = scope.get("client")
     scheme: str = scope.get("scheme", "http")
     headers = [(b"host", authority or host), *passed]
-    headers += forwarded_headers(
+    headers += make_forwarded(
         ended,
         peer=peer[0].encode("latin-1") if peer else b"unknown",
         scheme=_HTTP_SCHEMES.get(scheme, scheme).encode("ascii"),
@@ -34,6 +39,8 @@ def outgoing_headers(scope: Scope, authority: bytes | None) -> tuple[Headers, He
         prefix=scope.get(STRIPPED_PREFIX, b""),
         trusted=scope.get(TRUSTED_PEER, False),
     )
+    if get_header(ended, b"via") is not None:
+        headers += earlier_via(ended)
     headers.append((b"via", b"%b asgi-gateway" % scope.get("http_version", "1.1").encode("ascii")))
     if trace is not None:
         headers.append((b"traceparent", trace.child_header()))
