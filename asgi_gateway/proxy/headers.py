@@ -7,8 +7,10 @@ the peer is trusted (`client_address`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from asgi_gateway.asgi.headers import get_all, get_header
-from asgi_gateway.types import Headers
+from asgi_gateway.types import Header, Headers
 
 HOP_BY_HOP = frozenset(
     {
@@ -24,7 +26,19 @@ HOP_BY_HOP = frozenset(
     }
 )
 FRAMING = frozenset({b"content-length", b"expect", b"host"})
-FORWARDED = frozenset(
+VOUCHED = frozenset(
+    {
+        b"x-forwarded-client-cert",
+        b"x-forwarded-method",
+        b"x-forwarded-scheme",
+        b"x-forwarded-server",
+        b"x-forwarded-ssl",
+        b"x-forwarded-uri",
+    }
+)
+"""What a trusted peer may say, and nobody else; we have no word of our own to put in its place."""
+
+FORWARDED = VOUCHED | frozenset(
     {
         b"forwarded",
         b"x-forwarded-for",
@@ -45,39 +59,61 @@ ENDS_HERE_TRACED = ENDS_HERE | {b"traceparent"}
 DROPPED_FROM_RESPONSE = HOP_BY_HOP | {b"x-gateway-error"}
 
 
-def split_request(headers: Headers, *, traced: bool = False) -> tuple[Headers, Headers]:
+def split_request(
+    headers: Headers, *, traced: bool = False, received: Iterable[Header] | None = None
+) -> tuple[Headers, Headers]:
     """A client's headers in two: those that go on, and those that end here.
 
     The second list, names in lower case, holds what is this hop's, what frames, and what only we
     may say of the client; our own are made from it. ``X_Forwarded_For`` and its like, which are the
-    same name to a service that speaks CGI, are in neither.
+    same name to a service that speaks CGI, are in neither; nor is any other name with an underscore
+    that is there with hyphens too. `received` is what the client sent, and all that its Connection can
+    take off; by default everything.
     """
     ends_here = ENDS_HERE_TRACED if traced else ENDS_HERE
     passed: Headers = []
     ended: Headers = []
+    underscored = False
     for pair in headers:
         name = pair[0].lower()
         if name in ends_here:
             ended.append((name, pair[1]))
-        elif b"_" not in name or name.replace(b"_", b"-") not in ALIASED:
+        elif b"_" not in name:
             passed.append(pair)
-    return _without_named(passed, ended, OURS), ended
+        elif name.replace(b"_", b"-") not in ALIASED:
+            passed.append(pair)
+            underscored = True
+    if underscored:
+        passed = _without_aliases(passed)
+    return _without_named(passed, ended, headers if received is None else received), ended
 
 
 def end_to_end_response(headers: Headers) -> Headers:
     """A service's headers, names in lower case, less what is that hop's."""
     kept = [pair for pair in headers if pair[0] not in DROPPED_FROM_RESPONSE]
     if len(kept) != len(headers):
-        kept = _without_named(kept, headers, frozenset())
+        kept = _without_named(kept, headers, headers, protected=frozenset())
     return kept
 
 
-def _without_named(passed: Headers, ended: Headers, protected: frozenset[bytes]) -> Headers:
+def _without_named(
+    passed: Headers, ended: Headers, received: Iterable[Header], protected: frozenset[bytes] = OURS
+) -> Headers:
+    """Less what `Connection` names: of what was received, not of what a middleware put beside it."""
     values = get_all(ended, b"connection")
     if not values or values in ([b"keep-alive"], [b"close"]):
         return passed
     named = {token.strip().lower() for value in values for token in value.split(b",")} - protected
-    return [pair for pair in passed if pair[0].lower() not in named]
+    theirs = {id(pair) for pair in received}
+    return [pair for pair in passed if pair[0].lower() not in named or id(pair) not in theirs]
+
+
+def _without_aliases(passed: Headers) -> Headers:
+    """Less what is the same as another name to a service that speaks CGI: the one with hyphens stays."""
+    names = {name.lower() for name, _ in passed}
+    return [
+        pair for pair in passed if b"_" not in pair[0] or pair[0].lower().replace(b"_", b"-") not in names
+    ]
 
 
 def forwarded_headers(

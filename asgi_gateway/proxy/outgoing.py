@@ -6,9 +6,9 @@ from typing import Final
 
 from asgi_gateway.asgi.headers import get_header
 from asgi_gateway.asgi.paths import raw_request_path, without_prefix
-from asgi_gateway.context import STRIPPED_PREFIX, TRACE, TRUSTED_PEER
+from asgi_gateway.context import EXCHANGE, STRIPPED_PREFIX, TRACE, TRUSTED_PEER, Exchange
 from asgi_gateway.proxy.forwarded import MakeForwarded
-from asgi_gateway.proxy.headers import forwarded_headers, split_request
+from asgi_gateway.proxy.headers import VOUCHED, forwarded_headers, split_request
 from asgi_gateway.proxy.transport import MalformedRequest
 from asgi_gateway.proxy.via import earlier_via
 from asgi_gateway.types import Headers, Scope
@@ -26,19 +26,24 @@ def outgoing_headers(
     Raises `UpstreamError` for a request that goes in circles.
     """
     trace = scope.get(TRACE)
-    passed, ended = split_request(scope["headers"], traced=trace is not None)
+    exchange: Exchange | None = scope.get(EXCHANGE)
+    received = exchange.received if exchange else None
+    passed, ended = split_request(scope["headers"], traced=trace is not None, received=received)
     host = get_header(ended, b"host") or b""
     peer = scope.get("client")
     scheme: str = scope.get("scheme", "http")
     headers = [(b"host", authority or host), *passed]
+    trusted = scope.get(TRUSTED_PEER, False)
     headers += make_forwarded(
         ended,
         peer=peer[0].encode("latin-1") if peer else b"unknown",
         scheme=_HTTP_SCHEMES.get(scheme, scheme).encode("ascii"),
         host=host,
         prefix=scope.get(STRIPPED_PREFIX, b""),
-        trusted=scope.get(TRUSTED_PEER, False),
+        trusted=trusted,
     )
+    if trusted:
+        headers += [pair for pair in ended if pair[0] in VOUCHED]
     if get_header(ended, b"via") is not None:
         headers += earlier_via(ended)
     headers.append((b"via", b"%b asgi-gateway" % scope.get("http_version", "1.1").encode("ascii")))
