@@ -1,7 +1,7 @@
-"""How far TRACE and OPTIONS may still travel (RFC 9110 section 7.6.2).
+"""How far TRACE and OPTIONS may still travel (RFC 9110 section 7.6.2), and CONNECT, which may not.
 
-Both are for asking a chain of servers about itself. At zero the gateway is the one that is asked; else
-one is taken off before the request goes on. For other methods the field means nothing and passes.
+The first two are for asking a chain of servers about itself. At zero the gateway is the one that is
+asked; else one is taken off before the request goes on. For other methods the field means nothing and passes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from asgi_gateway.errors import Failure
 from asgi_gateway.problem import Problem
 from asgi_gateway.types import ASGIApp, Headers, Receive, Scope, Send
 
-LIMITED: Final = frozenset({"OPTIONS", "TRACE"})
-"""The methods that `Max-Forwards` is about."""
+LIMITED: Final = frozenset({"CONNECT", "OPTIONS", "TRACE"})
+"""The methods that do not simply go on: CONNECT never, the others as far as `Max-Forwards` says."""
+
+NO_CONNECT: Final = Problem(501, Failure("not_implemented", "gateway"), "CONNECT is not served.")
 
 FARTHEST: Final = 999_999_999
 """The most that is passed on, whatever the client says."""
@@ -33,10 +35,12 @@ _FIELD: Final = b"max-forwards"
 
 
 def limited(scope: Scope, allowed: Callable[[], str]) -> tuple[Scope, ASGIApp | None]:
-    """The scope to forward a TRACE or OPTIONS with, and in place of forwarding the app that answers it.
+    """The scope to forward such a request with, and in place of forwarding the app that answers it.
 
     `allowed` tells the methods for ``Allow``, where they are asked for.
     """
+    if scope["method"] == "CONNECT":
+        return scope, NO_CONNECT
     values = get_all(scope["headers"], _FIELD)
     if not values:
         return scope, None

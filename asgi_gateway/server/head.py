@@ -94,12 +94,16 @@ def read_target(method: bytes, target: bytes, host: bytes | None) -> tuple[str, 
     """Path and query of a target in any of its forms (RFC 9112 section 3.2); raises `Refused`."""
     if not _TARGET.fullmatch(target):
         raise Refused(400, "its target holds a character that no URL has")
+    if method == b"CONNECT":
+        raise Refused(501, "CONNECT is not served")
     if not target.startswith(b"/"):
-        if method == b"CONNECT":
-            raise Refused(501, "CONNECT is not served")
         if target == b"*" and method == b"OPTIONS":
             return "*", b""
         target = _path_of_absolute(target, host)
+        if not target and method == b"OPTIONS":  # the server as a whole (RFC 9112 section 3.2.4)
+            return "*", b""
+        if not target.startswith(b"/"):
+            target = b"/" + target
     path, _, query = target.partition(b"?")
     return path.decode("ascii"), query
 
@@ -110,4 +114,4 @@ def _path_of_absolute(target: bytes, host: bytes | None) -> bytes:
         raise Refused(400, "its target is neither a path nor a URL")
     if host is not None and absolute[1].lower() != host.lower():
         raise Refused(400, "its target and its Host disagree")
-    return absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+    return absolute[2]

@@ -107,3 +107,10 @@ async def test_the_server_as_a_whole_is_asked_by_a_star() -> None:
     assert (answer.status, answer.header("content-length"), app.calls) == (200, "0", [])
     await request(Router(routes, wrapped), "OPTIONS", "*")
     assert len(wrapped.calls) == 1
+
+
+async def test_connect_is_forwarded_under_no_server() -> None:
+    """A 2xx to it would turn the service's connection into a tunnel (RFC 9112 section 6.3)."""
+    app = ScriptedApp()
+    answer = await asked(app, "CONNECT")
+    assert (answer.status, answer.header("x-gateway-error"), app.calls) == (501, "not_implemented", [])
