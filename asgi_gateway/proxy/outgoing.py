@@ -53,11 +53,17 @@ def outgoing_headers(
 
 
 def outgoing_target(scope: Scope, base_path: bytes) -> bytes:
-    """The client's own bytes less the stripped prefix, behind the service's base path."""
+    """The client's own bytes less the stripped prefix, behind the service's base path.
+
+    Raises `MalformedRequest` where they are no target: some servers let a fragment or a space through.
+    """
     raw = raw_request_path(scope)
     prefix: bytes = scope.get(STRIPPED_PREFIX, b"")
     path = without_prefix(raw, prefix) if prefix else raw
     if path is None:
         raise MalformedRequest("its raw path does not spell out the routed prefix")
     query: bytes = scope.get("query_string", b"")
-    return base_path + path + (b"?" + query if query else b"")
+    target = base_path + path + (b"?" + query if query else b"")
+    if b"#" in target or b" " in target:
+        raise MalformedRequest("its target holds a character that no URL has")
+    return target

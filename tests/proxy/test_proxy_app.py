@@ -17,6 +17,18 @@ async def test_request_reaches_the_service_byte_for_byte(make_proxy: MakeProxy) 
     assert upstream.requests[0].target == b"/a%2Fb%20c//d%7e;v=1?b=2&a=1&a=%20&c"
 
 
+@pytest.mark.parametrize(
+    ("raw_path", "query"), [(b"/admin#x", b""), (b"/x", b"a#b"), (b"/x HTTP/1.1", b""), (b"/x", b"a b")]
+)
+async def test_what_is_no_target_reaches_no_service(
+    make_proxy: MakeProxy, raw_path: bytes, query: bytes
+) -> None:
+    """h11 and hypercorn leave a fragment in the path; a service that cuts it off reads another path."""
+    async with Upstream(behaviours.answer()) as upstream, make_proxy(upstream.port) as proxy:
+        answer = await request(proxy, path="/x", raw_path=raw_path, query=query)
+    assert (answer.status, upstream.requests) == (400, [])
+
+
 async def test_stripped_prefix_and_base_path_leave_the_rest_untouched(make_proxy: MakeProxy) -> None:
     async with (
         Upstream(behaviours.answer()) as upstream,
