@@ -40,12 +40,12 @@ def resolved(path: str) -> str:
     """The path as a lenient service may read it (RFC 3986 section 5.2.4).
 
     Empty, ``.`` and ``..`` segments are resolved, a backslash counts as a slash, and the
-    ``;parameters`` of a segment are dropped.
+    ``;parameters`` of a segment are dropped. A NUL ends the path.
     """
-    if "//" not in path and "/." not in path and "\\" not in path and ";" not in path:
+    if "//" not in path and "/." not in path and "\\" not in path and ";" not in path and "\0" not in path:
         return path
     kept: list[str] = []
-    segments = path.replace("\\", "/").split("/")[1:]
+    segments = path.partition("\0")[0].replace("\\", "/").split("/")[1:]
     for segment in segments:
         name = segment.partition(";")[0]
         if name == "..":

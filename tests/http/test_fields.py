@@ -99,6 +99,7 @@ STRANGERS_WORD = [
     b"X-Forwarded-Prefix: /evil",
     b"X-Forwarded-Uri: /evil",
     b"X-Forwarded-Method: EVIL",
+    b"X-Forwarded-User: evil",
     b"X-Real-IP: 6.6.6.6",
     b"Forwarded: for=6.6.6.6",
     b"X_Forwarded_For: 6.6.6.6",
@@ -163,6 +164,16 @@ async def test_a_service_that_asks_for_it_is_told_by_forwarded(
     sent = await wire.sent(get(b"/both/x", *lines), source=source)
     assert sent.all("forwarded") == [value]
     assert sent.all("x-forwarded-for") == [source.encode()]
+
+
+ALIASES = [b"Content_Length", b"Transfer_Encoding", b"Keep_Alive", b"proxy_authorization", b"X-Forwarded_For"]
+
+
+@pytest.mark.parametrize("name", ALIASES, ids=bytes.decode)
+async def test_what_ends_here_ends_here_with_underscores_too(wire: Wire, name: bytes) -> None:
+    """The name is the same to a service that speaks CGI or WSGI."""
+    sent = await wire.sent(get(b"/plain/x", name + b": 9", b"X_Own: 9"))
+    assert [pair for pair in sent.headers if pair[1] == b"9"] == [(b"x_own", b"9")]
 
 
 PASSED = [

@@ -83,7 +83,7 @@ async def test_what_is_no_target_or_too_long_is_refused(wire: Wire, target: byte
 
 def normalised(target: bytes) -> bytes:
     """The path as a service reads it that decodes once and resolves all that some service resolves."""
-    path = unquote_to_bytes(target.partition(b"?")[0]).replace(b"\\", b"/").partition(b"\0")[0]
+    path = unquote_to_bytes(target.partition(b"?")[0]).partition(b"\0")[0].replace(b"\\", b"/")
     path = b"/".join(segment.partition(b";")[0] for segment in path.split(b"/"))
     return b"/" + posixpath.normpath(path).lstrip(b"/")
 
@@ -123,6 +123,12 @@ TRICKS = [
     b"/admin;x=1/x",
     b"/admin/./x",
     b"/admin//x",
+    b"/admin/../public/x",
+    b"/admin/%2e%2e/public/x",
+    b"/admin/..;/public/x",
+    b"/admin/..%2fpublic/x",
+    b"/admin%2f..%2fpublic/x",
+    b"/admin%2fx",
     b"/ADMIN/x",
     b"/admin%00/x",
     b"/admin%00",
@@ -146,15 +152,19 @@ TRICKS = [
 ]
 
 
+@pytest.mark.parametrize("host", [b"gate", b"a.example"], ids=["closed", "open"])
 @pytest.mark.parametrize("target", TRICKS, ids=lambda target: target.decode())
-async def test_no_spelling_leads_past_the_guard(wire: Wire, target: bytes) -> None:
-    """Judged by a service that reads the target as it is, and by one that normalises it."""
-    reply, requests = await wire.ask(get(target))
+async def test_no_spelling_leads_past_the_guard(wire: Wire, target: bytes, host: bytes) -> None:
+    """Judged by a service that reads the target as it is, and by one that normalises it.
+
+    With one of the hosts every path that has no other route leads to an open service.
+    """
+    reply, requests = await wire.ask(get(target, host=host))
     assert reply.status in (200, 400, 401, 404)
     assert (reply.status == 200) is bool(requests)
     for request in requests:
         for reading in (request.target, normalised(request.target)):
-            assert not reading.startswith(b"/admin")
+            assert not (reading + b"/").startswith(b"/admin/")
 
 
 @pytest.mark.parametrize("target", [b"/admin/x", b"/%61dmin/x", b"/admin/./x", b"/admin//x"])
