@@ -7,10 +7,9 @@ the peer is trusted (`client_address`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from asgi_gateway.asgi.headers import get_all, get_header
-from asgi_gateway.types import Header, Headers
+from asgi_gateway.context import Exchange
+from asgi_gateway.types import Headers
 
 HOP_BY_HOP = frozenset(
     {
@@ -60,15 +59,15 @@ DROPPED_FROM_RESPONSE = HOP_BY_HOP | {b"x-gateway-error"}
 
 
 def split_request(
-    headers: Headers, *, traced: bool = False, received: Iterable[Header] | None = None
+    headers: Headers, exchange: Exchange | None = None, *, traced: bool = False
 ) -> tuple[Headers, Headers]:
     """A client's headers in two: those that go on, and those that end here.
 
     The second list, names in lower case, holds what is this hop's, what frames, and what only we
     may say of the client; our own are made from it. ``X_Forwarded_For`` and its like, which are the
     same name to a service that speaks CGI, are in neither; nor is any other name with an underscore
-    that is there with hyphens too. `received` is what the client sent, and all that its Connection can
-    take off; by default everything.
+    that is there with hyphens too. What the client sent, and so all that its Connection can take
+    off, is known to the `exchange`; without one it is everything.
     """
     ends_here = ENDS_HERE_TRACED if traced else ENDS_HERE
     passed: Headers = []
@@ -85,26 +84,27 @@ def split_request(
             underscored = True
     if underscored:
         passed = _without_aliases(passed)
-    return _without_named(passed, ended, headers if received is None else received), ended
+    return _without_named(passed, ended, exchange), ended
 
 
 def end_to_end_response(headers: Headers) -> Headers:
     """A service's headers, names in lower case, less what is that hop's."""
     kept = [pair for pair in headers if pair[0] not in DROPPED_FROM_RESPONSE]
     if len(kept) != len(headers):
-        kept = _without_named(kept, headers, headers, protected=frozenset())
+        kept = _without_named(kept, headers, None, protected=frozenset())
     return kept
 
 
 def _without_named(
-    passed: Headers, ended: Headers, received: Iterable[Header], protected: frozenset[bytes] = OURS
+    passed: Headers, ended: Headers, exchange: Exchange | None, protected: frozenset[bytes] = OURS
 ) -> Headers:
     """Less what `Connection` names: of what was received, not of what a middleware put beside it."""
     values = get_all(ended, b"connection")
     if not values or values in ([b"keep-alive"], [b"close"]):
         return passed
     named = {token.strip().lower() for value in values for token in value.split(b",")} - protected
-    theirs = {id(pair) for pair in received}
+    received = exchange.received if exchange is not None else None
+    theirs = {id(pair) for pair in (passed if received is None else received)}
     return [pair for pair in passed if pair[0].lower() not in named or id(pair) not in theirs]
 
 

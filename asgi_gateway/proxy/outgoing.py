@@ -6,7 +6,7 @@ from typing import Final
 
 from asgi_gateway.asgi.headers import get_header
 from asgi_gateway.asgi.paths import raw_request_path, without_prefix
-from asgi_gateway.context import EXCHANGE, STRIPPED_PREFIX, TRACE, TRUSTED_PEER, Exchange
+from asgi_gateway.context import EXCHANGE, STRIPPED_PREFIX, TRACE, TRUSTED_PEER
 from asgi_gateway.proxy.forwarded import MakeForwarded
 from asgi_gateway.proxy.headers import VOUCHED, forwarded_headers, split_request
 from asgi_gateway.proxy.transport import MalformedRequest
@@ -26,9 +26,7 @@ def outgoing_headers(
     Raises `UpstreamError` for a request that goes in circles.
     """
     trace = scope.get(TRACE)
-    exchange: Exchange | None = scope.get(EXCHANGE)
-    received = exchange.received if exchange else None
-    passed, ended = split_request(scope["headers"], traced=trace is not None, received=received)
+    passed, ended = split_request(scope["headers"], scope.get(EXCHANGE), traced=trace is not None)
     host = get_header(ended, b"host") or b""
     peer = scope.get("client")
     scheme: str = scope.get("scheme", "http")
