@@ -83,6 +83,29 @@ async def test_connection_takes_off_nothing_that_the_gateway_says(wire: Wire, sp
     assert (sent.header("x-user-id"), sent.header("x-request-id")) == (b"alice", b"abc")
 
 
+async def test_the_rules_of_fields_hold_for_a_handshake_of_websocket_too(wire: Wire) -> None:
+    lines = [
+        b"Connection: Upgrade, X-User-Id, X-Forwarded-For, X-Mine",
+        b"Upgrade: websocket",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        b"X-Mine: 1",
+        b"X-User-Id: root",
+        b"X_User_Id: root",
+        b"X-Forwarded-For: 6.6.6.6",
+    ]
+    reply, requests = await wire.ask(get(b"/admin/x", *lines))
+    assert (reply.status, requests) == (401, [])
+    good = [*lines, b"Authorization: Bearer good"]
+    reply, (sent,) = await wire.ask(get(b"/admin/x", *good), answering(403, b"Content-Length: 0"))
+    assert reply.status == 403
+    assert [sent.all(name) for name in ("x-user-id", "x_user_id", "x-mine")] == [[b"alice"], [], []]
+    assert sent.all("x-forwarded-for") == [b"127.0.0.1"]
+    via = b"Via: " + b", ".join([b"1.1 asgi-gateway"] * 8)
+    reply, requests = await wire.ask(get(b"/admin/x", *good, via))
+    assert (reply.status, requests) == (508, [])
+
+
 async def test_only_the_verified_identity_arrives_however_the_clients_own_is_spelled(wire: Wire) -> None:
     own = [b"X-User-Id: root", b"x-user-id: root", b"X-USER-ID: root", b"X_User_Id: root", b"x_user-id: root"]
     sent = await wire.sent(get(b"/admin/x", b"Authorization: Bearer good", *own))
@@ -268,7 +291,7 @@ async def test_a_route_that_leads_back_to_the_gateway_ends(wire: Wire) -> None:
     problem = json.loads(reply.body)
     assert (reply.status, problem["code"], problem["service"]) == (508, "loop_detected", "circle")
     via = b"Via: " + b", ".join([b"1.1 asgi-gateway"] * 8)
-    reply, requests = await wire.ask(get(b"/plain/x", via))
+    reply, requests = await wire.ask(get(b"/plain/x", via, b"Connection: via"))
     assert (reply.status, reply.header("x-gateway-error"), requests) == (508, b"loop_detected", [])
 
 
