@@ -8,5 +8,6 @@ is not repeated here:
 - malformed answers in every variant, bytes after an answer: `tests/proxy/test_http1_answers.py`;
 - who never reads, uploads that are refused under other servers, early hints, trailers to a client that
   can: `tests/proxy/test_http1_gateway.py`;
+- Forwarded, Via and Max-Forwards in every variant: `tests/asgi/test_forwarded.py`, `tests/proxy/`;
 - the same over the httpx transport: `tests/proxy/test_proxy_app.py`.
 """
