@@ -7,11 +7,12 @@ request that survives copies of the scope by reference.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
 from asgi_gateway.errors import Failure
-from asgi_gateway.types import Scope
+from asgi_gateway.types import Header, Scope
 
 if TYPE_CHECKING:
     from asgi_gateway.policies.window import Window
@@ -43,6 +44,8 @@ class Exchange:
     failure: Failure | None = None
     first_byte_seconds: float | None = None
     rate_limit: Window | None = None
+    received: Iterable[Header] | None = None
+    """The headers as the client sent them, if known; what a middleware adds is not among them."""
     route: str | None = None
     service: str | None = None
     tried: tuple[object, ...] = ()
@@ -50,7 +53,8 @@ class Exchange:
     upstream_status: int | None = None
 
     def __repr__(self) -> str:
-        return f"<Exchange {' '.join(f'{name}={value!r}' for name, value in sorted(vars(self).items()))}>"
+        known = {name: value for name, value in vars(self).items() if name != "received"}  # holds secrets
+        return f"<Exchange {' '.join(f'{name}={value!r}' for name, value in sorted(known.items()))}>"
 
 
 def join_exchange(scope: Scope) -> tuple[Scope, Exchange]:
@@ -59,4 +63,5 @@ def join_exchange(scope: Scope) -> tuple[Scope, Exchange]:
     if exchange is not None:
         return scope, exchange
     exchange = Exchange()
+    exchange.received = scope.get("headers")
     return {**scope, EXCHANGE: exchange}, exchange

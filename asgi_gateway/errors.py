@@ -19,6 +19,7 @@ FailureKind = Literal[
     "bad_request",
     "body_too_large",
     "not_implemented",
+    "loop_detected",
     "internal",
     "client_disconnected",
 ]

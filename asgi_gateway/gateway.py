@@ -19,6 +19,7 @@ from asgi_gateway.config import (
     load_config,
     parse_config,
 )
+from asgi_gateway.context import join_exchange
 from asgi_gateway.errors import MissingExtra
 from asgi_gateway.lifespan import InnerLifespan, StartupFailed
 from asgi_gateway.middleware.errors import ErrorsMiddleware
@@ -78,6 +79,7 @@ class Gateway:
             return
         if self._lifecycle.phase == "starting" and not self._has_lifespan:
             self._lifecycle.phase = "serving"
+        scope, _ = join_exchange(scope)  # before any middleware adds to what the client sent
         await self._live.app(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:

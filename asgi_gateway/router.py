@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from asgi_gateway.asgi.headers import get_header
-from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
+from asgi_gateway.asgi.paths import PathPattern, climbs_out, request_path, resolved
 from asgi_gateway.context import ROUTE, SERVICE, STRIPPED_PREFIX, join_exchange
 from asgi_gateway.errors import Failure
 from asgi_gateway.problem import Problem
+from asgi_gateway.proxy.max_forwards import LIMITED, limited, own_options
 from asgi_gateway.types import ASGIApp, Receive, Scope, Send
+
+_USUAL_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +64,18 @@ class Router:
     """Send each request to its service; what no route wants goes to `fallback` or is answered 404.
 
     Routes match the path decoded once with its dot segments resolved. A path that, as it is
-    spelled, would lead somewhere else is refused with 400.
+    spelled, would lead somewhere else is refused with 400. ``OPTIONS *``, and TRACE and OPTIONS that
+    may go no farther, are answered here; where there is a `fallback`, ``OPTIONS *`` is its own.
     """
 
     def __init__(self, routes: Iterable[ServiceRoute], fallback: ASGIApp | None = None) -> None:
         self._exact: dict[str, list[ServiceRoute]] = {}
         self._below: dict[str, list[ServiceRoute]] = {}
         self._fallback = fallback
+        self._methods = set(_USUAL_METHODS)
         for route in sorted(routes, key=_narrowest_first):
             pattern = PathPattern(route.pattern)
+            self._methods.update(route.methods or ())
             table = self._below if pattern.below else self._exact
             table.setdefault(pattern.exact, []).append(route)
 
@@ -77,7 +84,7 @@ class Router:
         spelled = request_path(scope)
         path = resolved(spelled)
         match = self._match(path, scope)
-        if path is not spelled and self._match(spelled, scope).route is not match.route:
+        if path is not spelled and self._has_two_readings(spelled, scope, match.route):
             refusal = Problem(400, Failure("bad_request", "client"), "The path can be read in two ways.")
             await refusal(scope, receive, send)
             return
@@ -85,11 +92,23 @@ class Router:
         if route is not None:
             exchange.service = route.service
             exchange.route = route.pattern
-            await route.app(route.enter(scope), receive, send)
+            app = route.app
+            if scope.get("method") in LIMITED and not route.mounted:
+                scope, answer = limited(scope, partial(self._allowed, path, scope))
+                app = answer or app
+            await app(route.enter(scope), receive, send)
         elif self._fallback is not None:
             await self._fallback(scope, receive, send)
+        elif path == "*" and scope.get("method") == "OPTIONS":
+            await own_options("")(scope, receive, send)
         else:
             await _unrouted(match.allowed)(scope, receive, send)
+
+    def _has_two_readings(self, spelled: str, scope: Scope, route: ServiceRoute | None) -> bool:
+        """Whether the spelled path leads elsewhere, or out of what the service is shown of itself."""
+        if self._match(spelled, scope).route is not route:
+            return True
+        return route is not None and climbs_out(spelled[len(route.strip_prefix) :])
 
     def _match(self, path: str, scope: Scope) -> _Match:
         match = _Match()
@@ -101,9 +120,15 @@ class Router:
             candidates = self._below.get(prefix)
             if candidates and self._choose(candidates, scope, match):
                 return match
-            if not prefix:
+            cut = prefix.rfind("/")
+            if cut < 0:  # the path is walked up, or is none: "*", or a URL that the server left whole
                 return match
-            prefix = prefix[: prefix.rfind("/")]
+            prefix = prefix[:cut]
+
+    def _allowed(self, path: str, scope: Scope) -> str:
+        """The methods that some route of the path takes, as ``Allow`` lists them."""
+        asked = ((method, self._match(path, {**scope, "method": method})) for method in self._methods)
+        return ", ".join(sorted(method for method, match in asked if match.route is not None))
 
     @staticmethod
     def _choose(candidates: list[ServiceRoute], scope: Scope, match: _Match) -> bool:

@@ -13,6 +13,7 @@ from asgi_gateway.policies.balance import Balance, ConsistentHash, LeastInFlight
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.dial import Dialer
 from asgi_gateway.proxy.endpoints import Endpoint, EndpointsApp, request_key
+from asgi_gateway.proxy.forwarded import STYLES
 from asgi_gateway.proxy.health_checks import HealthChecks
 from asgi_gateway.proxy.pool import Http1Transport
 from asgi_gateway.proxy.resolution import Name
@@ -97,6 +98,7 @@ def _located(url: str, address: str | None = None) -> tuple[Origin, bytes]:
 def _proxy(service: Service, runtime: Runtime, address: str | None = None) -> ProxyApp:
     origin, base_path = _located(service.url or "", address)
     authority = None if service.preserve_host else origin.authority.encode("ascii")
+    make_forwarded = STYLES[service.forwarded]
     websocket = WebSocketProxy(
         Dialer(origin, clock=runtime.clock, tls=service.tls).connect,
         authority=authority,
@@ -104,6 +106,7 @@ def _proxy(service: Service, runtime: Runtime, address: str | None = None) -> Pr
         timeouts=service.timeouts,
         options=service.websocket,
         clock=runtime.clock,
+        make_forwarded=make_forwarded,
     )
     return ProxyApp(
         _transport(service, origin, runtime),
@@ -112,6 +115,7 @@ def _proxy(service: Service, runtime: Runtime, address: str | None = None) -> Pr
         base_path=base_path,
         clock=runtime.clock,
         websocket=websocket,
+        make_forwarded=make_forwarded,
     )
 
 

@@ -210,6 +210,27 @@ async def test_preserved_host_and_base_path_reach_the_service() -> None:
     assert upstream.requests[0].header("host") == b"public.example"
 
 
+async def test_connection_takes_off_nothing_that_the_outermost_middleware_adds() -> None:
+    guard = {"use": "tests.http.guards:GuardMiddleware"}
+    headers = [(b"authorization", b"Bearer good"), (b"connection", b"x-user-id, x-mine"), (b"x-mine", b"1")]
+    async with Upstream(behaviours.answer()) as upstream:
+        gateway = Gateway({**config(upstream.url), "middleware": [guard, "errors"]})
+        async with LifespanManager(gateway):
+            await request(gateway, path="/api/data/x", headers=headers)
+    assert upstream.requests[0].header("x-user-id") == b"alice"
+    assert upstream.requests[0].header("x-mine") is None
+
+
+async def test_connection_does_not_take_off_the_id_whatever_its_header() -> None:
+    headers = [(b"connection", b"x-correlation-id"), (b"x-correlation-id", b"abc")]
+    async with Upstream(behaviours.answer()) as upstream:
+        middleware = [{"request_id": {"header": "X-Correlation-ID"}}]
+        gateway = Gateway({**config(upstream.url), "middleware": middleware})
+        async with LifespanManager(gateway):
+            await request(gateway, path="/api/data/x", headers=headers)
+    assert upstream.requests[0].all("x-correlation-id") == [b"abc"]
+
+
 async def test_websocket_of_a_wrapped_app_passes_through() -> None:
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.accept"})

@@ -120,6 +120,33 @@ async def test_dots_that_stay_inside_one_route_pass_as_they_are() -> None:
     assert app.calls[0]["raw_path"] == b"/a/b/%2e%2e/c"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../x",
+        "/open/../../open/x",
+        "/open/..;/../open/x",
+        "/open\\..\\..\\open\\x",
+        "/stripped/../stripped/x",
+        "/stripped//../stripped/x",
+        "/stripped/a/../../stripped/x",
+        "/..",
+    ],
+)
+async def test_a_path_cannot_climb_out_of_what_its_service_is_shown(path: str) -> None:
+    """Behind the path of the service's URL, ``/../x`` would be a path beside it."""
+    app = ScriptedApp()
+    routes = [ServiceRoute("/*", "all", app), ServiceRoute("/stripped/*", "s", app, strip_prefix="/stripped")]
+    answer = await request(Router(routes), path=path)
+    assert (answer.status, answer.header("x-gateway-error"), app.calls) == (400, "bad_request", [])
+
+
+@pytest.mark.parametrize("path", ["/a/../x", "/stripped/a/../x", "/stripped/./x", "/stripped//x", "//"])
+async def test_a_path_may_climb_inside_it(path: str) -> None:
+    routes = [route("/*", "all"), route("/stripped/*", "s", strip_prefix="/stripped")]
+    assert await service_of(Router(routes), path) in ("all", "s")
+
+
 async def test_the_chain_and_the_exchange_learn_where_the_request_went() -> None:
     app = ScriptedApp()
     exchange = Exchange()
@@ -138,3 +165,11 @@ async def test_for_a_mounted_app_the_prefix_becomes_its_root_path() -> None:
     inner = app.calls[0]
     assert (inner["root_path"], inner["path"]) == ("/root/api", "/root/api/x")
     assert STRIPPED_PREFIX not in inner
+
+
+@pytest.mark.parametrize("path", ["*", "http://evil/x", "a/b"])
+async def test_what_is_no_path_has_no_route(path: str) -> None:
+    """Some servers leave a whole URL in the path: it must not be sent on as it is."""
+    app = ScriptedApp()
+    answer = await request(Router([ServiceRoute("/*", "all", app)]), path=path)
+    assert (answer.status in (400, 404), app.calls) == (True, [])

@@ -122,6 +122,16 @@ async def test_bytes_and_repeated_headers_arrive_as_they_were_sent(running: Runn
     assert answer.endswith(b"\r\n\r\nok")
 
 
+async def test_connection_takes_off_what_the_client_sent_and_nothing_else(running: Running) -> None:
+    hop = b"Connection: close, X-Mine, X-Request-ID\r\nX-Mine: 1\r\nX-Kept: 1"
+    async with service(running, behaviours.answer()) as upstream:
+        async with client(running, REQUEST.replace(b"Connection: close", hop)) as reader:
+            await everything(reader)
+    sent = upstream.requests[0]
+    assert (sent.header("x-mine"), sent.header("x-kept")) == (None, b"1")
+    assert sent.header("x-request-id")
+
+
 @pytest.mark.parametrize("kind", [b"text/event-stream", b"application/json"])
 async def test_the_first_piece_comes_before_the_last_is_made(running: Running, kind: bytes) -> None:
     handler = behaviours.chunked(b"first", b"last", interval=30, headers=[(b"Content-Type", kind)])

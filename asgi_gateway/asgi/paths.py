@@ -42,12 +42,12 @@ def resolved(path: str) -> str:
     """The path as a lenient service may read it (RFC 3986 section 5.2.4).
 
     Empty, ``.`` and ``..`` segments are resolved, a backslash counts as a slash, and the
-    ``;parameters`` of a segment are dropped.
+    ``;parameters`` of a segment are dropped. A NUL ends the path.
     """
-    if "//" not in path and "/." not in path and "\\" not in path and ";" not in path:
+    if "//" not in path and "/." not in path and "\\" not in path and ";" not in path and "\0" not in path:
         return path
     kept: list[str] = []
-    segments = path.replace("\\", "/").split("/")[1:]
+    segments = path.partition("\0")[0].replace("\\", "/").split("/")[1:]
     for segment in segments:
         name = segment.partition(";")[0]
         if name == "..":
@@ -57,6 +57,20 @@ def resolved(path: str) -> str:
             kept.append(name)
     ends_in_slash = segments[-1].partition(";")[0] in ("", ".", "..")
     return "/" + "/".join(kept) + ("/" if ends_in_slash and kept else "")
+
+
+def climbs_out(path: str) -> bool:
+    """Whether a lenient service may read the path as one above where it starts, such as ``/a/../../b``."""
+    depth = 0
+    for segment in path.replace("\\", "/").split("/"):
+        name = segment.partition(";")[0]
+        if name == "..":
+            depth -= 1
+            if depth < 0:
+                return True
+        elif name not in ("", "."):
+            depth += 1
+    return False
 
 
 def without_prefix(raw: bytes, prefix: bytes) -> bytes | None:

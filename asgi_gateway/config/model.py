@@ -31,6 +31,7 @@ from asgi_gateway.config.document import Document
 from asgi_gateway.config.mistakes import Mistake, Path
 from asgi_gateway.policies.ejection import DEFAULT_EJECTION, Ejection
 from asgi_gateway.policies.health_check import HealthCheck
+from asgi_gateway.proxy.forwarded import Style
 from asgi_gateway.proxy.tls import Tls, client_context
 from asgi_gateway.proxy.transport import Connections, Timeouts, WebSocketOptions, parse_url
 from asgi_gateway.types import MethodSet, Seconds
@@ -241,6 +242,10 @@ class Service(Part):
     preserve_host: bool = Field(
         default=False, description="Send the client's Host header on, in place of the service's own."
     )
+    forwarded: Style = Field(
+        default="x_forwarded",
+        description="How the service is told who asked: X-Forwarded-*, Forwarded (RFC 7239), or both.",
+    )
     timeouts: Timeouts = Field(default=Timeouts())
     connections: Connections = Field(default=Connections())
     websocket: WebSocketOptions = Field(default=WebSocketOptions())
@@ -287,7 +292,16 @@ class Service(Part):
 BALANCED_ONLY = ("resolve", "balance", "health_check", "ejection", "slow_start", "panic")
 """What a service with one address may say, and what then seldom matters."""
 
-PROXY_ONLY = ("transport", "tls", "preserve_host", "timeouts", "connections", "websocket", *BALANCED_ONLY)
+PROXY_ONLY = (
+    "transport",
+    "tls",
+    "preserve_host",
+    "forwarded",
+    "timeouts",
+    "connections",
+    "websocket",
+    *BALANCED_ONLY,
+)
 """What only a service that is reached over the network can have."""
 
 

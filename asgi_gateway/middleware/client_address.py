@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Annotated, Final, NamedTuple
+from itertools import islice
+from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
+from asgi_gateway.asgi.forwarded import elements_from_right, node_of, without_port
 from asgi_gateway.asgi.headers import get_all
 from asgi_gateway.context import CLIENT_ADDRESS, TRUSTED_PEER
 from asgi_gateway.options import validated
@@ -42,7 +45,7 @@ def _proxies(entries: tuple[str, ...]) -> tuple[str, ...]:
 class ClientAddressMiddleware:
     """Put the client's address in scope: the peer's, or what a trusted proxy says of it.
 
-    Where the peer is one of `trusted_proxies`, ``X-Forwarded-For`` is walked from the right past the
+    Where the peer is one of `trusted_proxies`, `header` is walked from the right past the
     trusted ones; it ends at the first that is not, and before the first that is no address. From any
     other peer the forwarded headers are dropped: ``Forwarded``, ``X-Real-IP``, all ``X-Forwarded-*``,
     and their spellings with underscores. IPv4 addresses mapped into IPv6 are told as IPv4.
@@ -63,10 +66,18 @@ class ClientAddressMiddleware:
                 "unix for peers on a Unix socket."
             ),
         ] = (),
+        header: Annotated[
+            Literal["X-Forwarded-For", "Forwarded"],
+            Field(
+                description="Where the trusted proxies say who asked. With Forwarded (RFC 7239) their "
+                "X-Forwarded-* are dropped."
+            ),
+        ] = "X-Forwarded-For",
     ) -> None:
         self.app = app
         self._trusts_unix = UNIX in trusted_proxies
         self._networks = [ip_network(entry) for entry in trusted_proxies if entry != UNIX]
+        self._reads_rfc7239 = header == "Forwarded"
         self._known = lru_cache(_KNOWN)(self._read)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,15 +89,16 @@ class ClientAddressMiddleware:
         headers, address = scope["headers"], peer.address
         if peer.trusted:
             address = self._forwarded(headers, address)
+            if self._reads_rfc7239:
+                headers = _without_forwarded(headers, but=b"forwarded")
         else:
             headers = _without_forwarded(headers)
         inner = {**scope, CLIENT_ADDRESS: address, TRUSTED_PEER: peer.trusted, "headers": headers}
         await self.app(inner, receive, send)
 
     def _forwarded(self, headers: Headers, address: str) -> str:
-        line = b",".join(get_all(headers, b"x-forwarded-for"))
-        for entry in reversed(line.rsplit(b",", _HOPS)):  # the leftmost holds all the rest
-            text = _bare(entry.decode("latin-1"))
+        for entry in self._entries(headers):
+            text = without_port(entry.decode("latin-1"))
             hop = self._known(text) if len(text) <= _LONGEST else None
             if hop is None or not hop.readable:
                 break
@@ -94,6 +106,14 @@ class ClientAddressMiddleware:
             if not hop.trusted:
                 break
         return address
+
+    def _entries(self, headers: Headers) -> Iterable[bytes]:
+        """What is said of the senders before the peer, the last first."""
+        if self._reads_rfc7239:
+            elements = elements_from_right(b",".join(get_all(headers, b"forwarded")))
+            return map(node_of, islice(elements, _HOPS))
+        line = b",".join(get_all(headers, b"x-forwarded-for"))
+        return reversed(line.rsplit(b",", _HOPS))  # the leftmost holds all the rest
 
     def _read(self, text: str) -> _Peer:
         """An address normalised and judged; text that is none stays as it is and is not trusted."""
@@ -106,16 +126,12 @@ class ClientAddressMiddleware:
         return _Peer(str(address), any(address in network for network in self._networks), readable=True)
 
 
-def _bare(entry: str) -> str:
-    """The address of an entry such as ``[::1]:443`` or ``10.0.0.1:443``, without port and brackets."""
-    entry = entry.strip(" \t")
-    if entry.startswith("["):
-        return entry[1:].partition("]")[0]
-    return entry.partition(":")[0] if entry.count(":") == 1 else entry
-
-
-def _without_forwarded(headers: Headers) -> Headers:
-    return [pair for pair in headers if pair[0][:1] not in b"xXfF" or not _is_forwarded(pair[0])]
+def _without_forwarded(headers: Headers, *, but: bytes | None = None) -> Headers:
+    return [
+        pair
+        for pair in headers
+        if pair[0][:1] not in b"xXfF" or not _is_forwarded(pair[0]) or pair[0].lower() == but
+    ]
 
 
 def _is_forwarded(name: bytes) -> bool:

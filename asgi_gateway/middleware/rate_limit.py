@@ -162,9 +162,11 @@ class RateLimitMiddleware:
             await self.app(scope, receive, _reporting(exchange, send))
 
     def _is_exempt(self, scope: Scope) -> bool:
-        path = resolved(request_path(scope))
-        for pattern in self._exempt:  # noqa: SIM110 - a generator costs more than the matching
-            if pattern.matches(path):
+        """A path is, if it is in every reading: some services resolve dot segments, some do not."""
+        spelled = request_path(scope)
+        path = resolved(spelled)
+        for pattern in self._exempt:
+            if pattern.matches(path) and (path is spelled or pattern.matches(spelled)):
                 return True
         return False
 

@@ -15,6 +15,7 @@ from asgi_gateway.context import REQUEST_ID, request_id_var
 from asgi_gateway.options import validated
 from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
 
+_DEFAULT = b"x-request-id"
 _VALID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -61,14 +62,16 @@ class RequestIdMiddleware:
     def _identified(self, headers: Headers) -> tuple[Headers, bytes]:
         """The headers with the id as their one such line, and the id.
 
-        ``X_Request_ID`` is the same name to a service that speaks CGI, so it is never passed on.
+        ``X_Request_ID`` is the same name to a service that speaks CGI, so it is never passed on. Any other
+        name than the default is put in anew: what a client sent, its Connection header can take off.
         """
         name, length = self._header, len(self._header)
         found = [
             pair for pair in headers if len(pair[0]) == length and pair[0].lower().replace(b"_", b"-") == name
         ]
         if len(found) == 1 and b"_" not in found[0][0] and _VALID.fullmatch(found[0][1]):
-            return headers, found[0][1]
+            value = found[0][1]
+            return (headers if name == _DEFAULT else replaced(headers, name, value)), value
         value = _uuid4()
         kept = [pair for pair in headers if pair not in found] if found else headers
         return [*kept, (name, value)], value

@@ -14,7 +14,8 @@ from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.client import WATCH_AFTER, Client
 from asgi_gateway.proxy.extras import may_have_trailers, offer_extras, trailers_of
-from asgi_gateway.proxy.headers import end_to_end_response
+from asgi_gateway.proxy.forwarded import MakeForwarded
+from asgi_gateway.proxy.headers import end_to_end_response, forwarded_headers
 from asgi_gateway.proxy.outgoing import outgoing_headers, outgoing_target
 from asgi_gateway.proxy.transport import (
     MalformedRequest,
@@ -30,12 +31,13 @@ NO_WEBSOCKET = Problem(501, Failure("not_implemented", "gateway"), "WebSocket is
 
 _DETAILS = {
     "connect": "The service could not be reached.",
+    "loop_detected": "The request came back to the gateway too often.",
     "overloaded": "Every connection to the service is busy.",
     "protocol": "The service did not answer with valid HTTP.",
     "reset": "The service closed the connection before it answered.",
     "timeout": "The service did not answer in time.",
 }
-_STATUSES = {"timeout": 504, "overloaded": 503}
+_STATUSES = {"timeout": 504, "overloaded": 503, "loop_detected": 508}
 
 
 class ProxyApp:
@@ -43,7 +45,7 @@ class ProxyApp:
 
     `authority` is the Host that the service is sent; None passes the client's on. `base_path` goes
     in front of every forwarded path. `websocket` takes the handshakes (`WebSocketProxy`); without it
-    they are refused with 501.
+    they are refused with 501. `make_forwarded` is one of `STYLES`.
     """
 
     def __init__(
@@ -55,10 +57,12 @@ class ProxyApp:
         base_path: bytes = b"",
         clock: Clock,
         websocket: ASGIApp | None = None,
+        make_forwarded: MakeForwarded = forwarded_headers,
     ) -> None:
         self._transport = transport
         self._endpoint = endpoint
         self._authority = authority
+        self._make_forwarded = make_forwarded
         self._base_path = base_path.rstrip(b"/")
         self._clock = clock
         self._websocket = websocket or NO_WEBSOCKET
@@ -98,7 +102,7 @@ class ProxyApp:
         clock = self._clock
         started = clock.monotonic()
         try:
-            headers, ended = outgoing_headers(scope, self._authority)
+            headers, ended = outgoing_headers(scope, self._authority, self._make_forwarded)
             body, length = await client.upload(scope, ended)
             target = outgoing_target(scope, self._base_path)
             request = UpstreamRequest(scope["method"].encode("ascii"), target, headers, body, length)

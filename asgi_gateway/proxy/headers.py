@@ -11,6 +11,7 @@ from itertools import product
 from typing import TypeAlias
 
 from asgi_gateway.asgi.headers import get_all
+from asgi_gateway.context import Exchange
 from asgi_gateway.types import Headers
 
 HOP_BY_HOP = frozenset(
@@ -27,7 +28,19 @@ HOP_BY_HOP = frozenset(
     }
 )
 FRAMING = frozenset({b"content-length", b"expect", b"host"})
-FORWARDED = frozenset(
+VOUCHED = frozenset(
+    {
+        b"x-forwarded-client-cert",
+        b"x-forwarded-method",
+        b"x-forwarded-scheme",
+        b"x-forwarded-server",
+        b"x-forwarded-ssl",
+        b"x-forwarded-uri",
+    }
+)
+"""What a trusted peer may say, and nobody else; we have no word of our own to put in its place."""
+
+FORWARDED = VOUCHED | frozenset(
     {
         b"forwarded",
         b"x-forwarded-for",
@@ -48,7 +61,7 @@ def _with_aliases(names: frozenset[bytes]) -> frozenset[bytes]:
     return frozenset(bytes(letters) for each in spelled for letters in each)
 
 
-ENDS_HERE = HOP_BY_HOP | FRAMING | FORWARDED
+ENDS_HERE = HOP_BY_HOP | FRAMING | FORWARDED | {b"via"}
 ENDS_HERE_TRACED = ENDS_HERE | {b"traceparent"}
 """Where we are a span of the trace, the service's parent is ours to name."""
 NOT_PASSED = ENDS_HERE | (_with_aliases(ENDS_HERE | OURS) - OURS)
@@ -62,26 +75,35 @@ Ended: TypeAlias = dict[bytes, list[bytes]]
 """A client's headers that end here, by their names in lower case."""
 
 
-def split_request(headers: Headers, *, traced: bool = False) -> tuple[Headers, Ended]:
+def split_request(
+    headers: Headers, exchange: Exchange | None = None, *, traced: bool = False
+) -> tuple[Headers, Ended]:
     """A client's headers in two: those that go on, and those that end here.
 
     The second part holds what is this hop's, what frames, and what only we may say of the client;
     our own are made from it. ``X_Forwarded_For`` and its like, which are the same name to a service
-    that speaks CGI, are in neither.
+    that speaks CGI, are in neither; nor is any other name with an underscore that is there with
+    hyphens too. What the client sent, and so all that its Connection can take off, is known to the
+    `exchange`; without one it is everything.
     """
     not_passed, ends_here = (NOT_PASSED_TRACED, ENDS_HERE_TRACED) if traced else (NOT_PASSED, ENDS_HERE)
     passed: Headers = []
     ended: Ended = {}
+    underscored = False
     for pair in headers:
         name = pair[0].lower()
         if name not in not_passed:
             passed.append(pair)
+            if b"_" in name:
+                underscored = True
         elif name in ended:
             ended[name].append(pair[1])
         elif name in ends_here:
             ended[name] = [pair[1]]
-    if b"connection" in ended:
-        passed = _without_named(passed, ended[b"connection"], protected=OURS)
+    if underscored:
+        passed = _without_aliases(passed)
+    if b"connection" in ended and not _USUAL_CONNECTION.issuperset(ended[b"connection"]):
+        passed = _without_named(passed, ended[b"connection"], exchange)
     return passed, ended
 
 
@@ -93,15 +115,29 @@ def end_to_end_response(headers: Headers) -> Headers:
     kept = [pair for pair in headers if pair[0] not in DROPPED_FROM_RESPONSE]
     if fields.get(b"connection") in _USUAL_CONNECTION and len(fields) == len(headers):
         return kept
-    return _without_named(kept, get_all(headers, b"connection"), protected=frozenset())
+    named = _names_in(get_all(headers, b"connection"))
+    return [pair for pair in kept if pair[0] not in named]
 
 
-def _without_named(passed: Headers, connection: list[bytes], *, protected: frozenset[bytes]) -> Headers:
-    """The headers less those that the values of Connection name (RFC 9110 section 7.6.1)."""
-    if _USUAL_CONNECTION.issuperset(connection):
-        return passed
-    named = {token.strip().lower() for value in connection for token in value.split(b",")} - protected
-    return [pair for pair in passed if pair[0].lower() not in named]
+def _without_named(passed: Headers, connection: list[bytes], exchange: Exchange | None) -> Headers:
+    """Less what `Connection` names: of what was received, not of what a middleware put beside it."""
+    named = _names_in(connection) - OURS
+    received = exchange.received if exchange is not None else None
+    theirs = {id(pair) for pair in (passed if received is None else received)}
+    return [pair for pair in passed if pair[0].lower() not in named or id(pair) not in theirs]
+
+
+def _names_in(connection: list[bytes]) -> set[bytes]:
+    """The names that the values of Connection hold (RFC 9110 section 7.6.1)."""
+    return {token.strip().lower() for value in connection for token in value.split(b",")}
+
+
+def _without_aliases(passed: Headers) -> Headers:
+    """Less what is the same as another name to a service that speaks CGI: the one with hyphens stays."""
+    names = {name.lower() for name, _ in passed}
+    return [
+        pair for pair in passed if b"_" not in pair[0] or pair[0].lower().replace(b"_", b"-") not in names
+    ]
 
 
 def forwarded_headers(
@@ -124,4 +160,5 @@ def forwarded_headers(
 
 
 def _first(ended: Ended, name: bytes) -> bytes:
+    """The first value of a header, empty where it is absent."""
     return ended[name][0] if name in ended else b""

@@ -17,7 +17,8 @@ from asgi_gateway.context import Exchange, join_exchange
 from asgi_gateway.errors import Failure, MissingExtra
 from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.app import CLIENT_LEFT, NO_WEBSOCKET, refusal
-from asgi_gateway.proxy.headers import end_to_end_response
+from asgi_gateway.proxy.forwarded import MakeForwarded
+from asgi_gateway.proxy.headers import end_to_end_response, forwarded_headers
 from asgi_gateway.proxy.outgoing import outgoing_headers, outgoing_target
 from asgi_gateway.proxy.transport import (
     MalformedRequest,
@@ -54,7 +55,7 @@ class Dial(Protocol):
 
 
 class WebSocketProxy:
-    """Take the handshakes of one endpoint. `authority` and `base_path` are as for `ProxyApp`.
+    """Take the handshakes of one endpoint. `authority`, `base_path`, `make_forwarded` as for `ProxyApp`.
 
     The service has `timeouts.connect` to be reached and `timeouts.first_byte` to answer the handshake;
     `timeouts.idle` is how long it may leave a message untaken.
@@ -69,9 +70,11 @@ class WebSocketProxy:
         timeouts: Timeouts,
         options: WebSocketOptions,
         clock: Clock,
+        make_forwarded: MakeForwarded = forwarded_headers,
     ) -> None:
         self._dial = dial
         self._authority = authority
+        self._make_forwarded = make_forwarded
         self._base_path = base_path.rstrip(b"/")
         self._timeouts = timeouts
         self._options = options
@@ -139,7 +142,7 @@ class WebSocketProxy:
         subprotocols = [name for name in scope.get("subprotocols", ()) if name]
         if not all(_TOKEN.fullmatch(name) for name in subprotocols):
             raise MalformedRequest("a subprotocol's name is not a token")
-        headers, _ = outgoing_headers(scope, self._authority)
+        headers, _ = outgoing_headers(scope, self._authority, self._make_forwarded)
         headers = [pair for pair in headers if pair[0].lower() not in HANDSHAKE]
         return UpstreamRequest(b"GET", outgoing_target(scope, self._base_path), headers), subprotocols
 

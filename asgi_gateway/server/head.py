@@ -103,6 +103,10 @@ def read_target(method: bytes, target: bytes, host: bytes | None) -> tuple[bytes
         if target == b"*" and method == b"OPTIONS":
             return b"*", b""
         target = _path_of_absolute(target, host)
+        if not target and method == b"OPTIONS":  # the server as a whole (RFC 9112 section 3.2.4)
+            return b"*", b""
+        if not target.startswith(b"/"):
+            target = b"/" + target
     path, _, query = target.partition(b"?")
     return path, query
 
@@ -113,4 +117,4 @@ def _path_of_absolute(target: bytes, host: bytes | None) -> bytes:
         raise Refused(400, "its target is neither a path nor a URL")
     if host is not None and absolute[1].lower() != host.lower():
         raise Refused(400, "its target and its Host disagree")
-    return absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+    return absolute[2]

@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asgi_gateway.asgi.paths import PathPattern, raw_request_path, request_path, resolved, without_prefix
+from asgi_gateway.asgi.paths import (
+    PathPattern,
+    climbs_out,
+    raw_request_path,
+    request_path,
+    resolved,
+    without_prefix,
+)
 from asgi_gateway.testing import http_scope
 
 
@@ -22,18 +29,24 @@ from asgi_gateway.testing import http_scope
         ("/a\\..\\b", "/b"),
         ("/a/...", "/a/..."),
         ("/.well-known/x", "/.well-known/x"),
+        ("/a/b\0/../c", "/a/b"),
     ],
 )
 def test_dot_and_empty_segments_are_resolved(path: str, expected: str) -> None:
     assert resolved(path) == expected
 
 
-@given(st.text(alphabet="/.;\\ab", max_size=20))
+@given(st.text(alphabet="/.;\\ab\0", max_size=20))
 def test_resolving_is_final_and_never_climbs_out(path: str) -> None:
     once = resolved("/" + path)
     assert resolved(once) == once
     assert once.startswith("/")
     assert not {"..", "."} & {segment.partition(";")[0] for segment in once.split("/")}
+
+
+@given(st.text(alphabet="/.;\\ab", max_size=20))
+def test_a_path_that_stays_inside_is_below_any_base(path: str) -> None:
+    assert climbs_out("/" + path) is not resolved("/base/" + path).startswith("/base")
 
 
 @pytest.mark.parametrize(

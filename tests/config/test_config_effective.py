@@ -66,6 +66,7 @@ services:
     required: false
     transport: http1
     preserve_host: false
+    forwarded: x_forwarded
     timeouts: {connect: 5s, first_byte: 30s, idle: 1m}
     connections: {max: 256, max_pending: 1024, idle_expiry: 4s, max_age: 1h, warm: 0}
     websocket: {max_message: 16MiB}

@@ -16,12 +16,16 @@ XFF = b"x-forwarded-for"
 
 
 async def inner_scope(
-    *lines: bytes, peer: str | None = "10.0.0.1", trusted: tuple[str, ...] = ("10.0.0.0/8",), **scope: Any
+    *lines: bytes,
+    peer: str | None = "10.0.0.1",
+    trusted: tuple[str, ...] = ("10.0.0.0/8",),
+    header: Any = "X-Forwarded-For",
+    **scope: Any,
 ) -> Scope:
     app = ScriptedApp(200)
     headers = [*scope.pop("headers", ()), *((XFF, line) for line in lines)]
     client = None if peer is None else (peer, 5)
-    middleware = ClientAddressMiddleware(app, trusted_proxies=trusted)
+    middleware = ClientAddressMiddleware(app, trusted_proxies=trusted, header=header)
     await request(middleware, headers=headers, client=client, **scope)
     return app.calls[0]
 
@@ -92,6 +96,39 @@ async def test_from_a_trusted_peer_they_are_kept_and_believed() -> None:
 )
 async def test_the_chain_is_walked_from_the_right(lines: list[bytes], address: str) -> None:
     assert await address_of(*lines) == address
+
+
+@pytest.mark.parametrize(
+    ("lines", "address"),
+    [
+        ([], "10.0.0.1"),
+        ([b"for=203.0.113.9"], "203.0.113.9"),
+        ([b"for=6.6.6.6, for=203.0.113.9;proto=https, for=10.0.0.2"], "203.0.113.9"),
+        ([b"for=6.6.6.6", b'for="203.0.113.9:4711"', b"for=10.0.0.2"], "203.0.113.9"),
+        ([b'for="[2001:DB8::1]:4711"'], "2001:db8::1"),
+        ([b'for="[::ffff:203.0.113.9]"'], "203.0.113.9"),
+        ([b"for=unknown, for=10.0.0.2"], "10.0.0.2"),
+        ([b"for=203.0.113.9, for=_hidden"], "10.0.0.1"),
+        ([b"for=203.0.113.9, proto=http"], "10.0.0.1"),
+        ([b"for=203.0.113.9, nonsense"], "10.0.0.1"),
+        ([b'for=", for=203.0.113.9'], "203.0.113.9"),
+        ([b"for=" + b"1" * 900], "10.0.0.1"),
+        ([b"for=6.6.6.6" + b", for=10.0.0.2" * 100], "10.0.0.2"),
+    ],
+)
+async def test_forwarded_is_walked_where_it_is_asked_for(lines: list[bytes], address: str) -> None:
+    headers = [(b"Forwarded", line) for line in lines]
+    assert await address_of(b"6.6.6.6", headers=headers, header="Forwarded") == address
+
+
+async def test_with_forwarded_believed_nothing_else_is() -> None:
+    scope = await inner_scope(headers=[*FORWARDED, *KEPT], header="Forwarded")
+    assert (scope[CLIENT_ADDRESS], scope[TRUSTED_PEER]) == ("1.2.3.4", True)
+    assert scope["headers"] == [(b"Forwarded", b"for=1.2.3.4"), *KEPT]
+
+
+async def test_forwarded_alone_is_not_believed_unasked() -> None:
+    assert await address_of(headers=[(b"forwarded", b"for=6.6.6.6")]) == "10.0.0.1"
 
 
 async def test_a_single_address_may_be_trusted() -> None:

@@ -189,7 +189,7 @@ async def test_clients_without_an_address_are_counted_together_and_it_says_so(
     ]
 
 
-@pytest.mark.parametrize("path", ["/health", "/health/live", "/x/../health/live", "/static/a.css"])
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/static/a.css"])
 async def test_exempt_paths_are_not_counted(path: str, runtime: Runtime):
     app = limited(runtime, limit="1/minute", exempt=["/health/*", "/static/*"])
     answers = [await request(app, path=path) for _ in range(3)]
@@ -197,7 +197,9 @@ async def test_exempt_paths_are_not_counted(path: str, runtime: Runtime):
     assert answers[0].header("ratelimit-limit") is None
 
 
-@pytest.mark.parametrize("path", ["/healthy", "/api", "/health/../api"])
+@pytest.mark.parametrize(
+    "path", ["/healthy", "/api", "/health/../api", "/api/../health/live", "/api//../../health"]
+)
 async def test_a_path_that_only_looks_exempt_is_counted(path: str, runtime: Runtime):
     app = limited(runtime, limit="1/minute", exempt=["/health/*"])
     assert await ask(app, 2, path=path) == [200, 429]
