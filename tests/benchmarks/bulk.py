@@ -8,6 +8,7 @@ read to its end, without being looked at, before the answer begins.
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 
@@ -31,6 +32,7 @@ class BulkProtocol(asyncio.BufferedProtocol):
         self._left = 0
         self._chunked = False
         self._tail = b""
+        self._closes = False
         self._to_write = 0
         self._paused = False
         self._stream: asyncio.Task[None] | None = None
@@ -74,6 +76,7 @@ class BulkProtocol(asyncio.BufferedProtocol):
         self._target = first.split()[1]
         self._left = int(fields.get(b"content-length", 0))
         self._chunked = b"transfer-encoding" in fields
+        self._closes = fields.get(b"connection") == b"close"
 
     def _answer(self, target: bytes) -> None:
         _, kind, *number = target.partition(b"?")[0].split(b"/")
@@ -101,6 +104,8 @@ class BulkProtocol(asyncio.BufferedProtocol):
             piece = _PIECE if self._to_write >= len(_PIECE) else _PIECE[: self._to_write]
             self._to_write -= len(piece)
             self._transport.write(piece)
+        if self._closes and not self._to_write:
+            self._transport.close()  # once all is written
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -115,6 +120,8 @@ def _chunk(data: bytes) -> bytes:
 
 
 async def serve(port: int) -> None:
+    gc.freeze()
+    gc.disable()  # thousands of connections are not to be looked through while a proxy is measured
     loop = asyncio.get_running_loop()
     server = await loop.create_server(BulkProtocol, "127.0.0.1", port, backlog=4096)
     await server.serve_forever()

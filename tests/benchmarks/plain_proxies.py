@@ -74,7 +74,7 @@ def asgi_proxy_lib():
 
 def fastapi_proxy_lib():
     """The app of fastapi-proxy-lib, whose lifespan closes its client."""
-    from fastapi_proxy_lib.fastapi import reverse_http_app
+    from fastapi_proxy_lib.fastapi.app import reverse_http_app
 
     return reverse_http_app(base_url=SERVICE + "/")
 

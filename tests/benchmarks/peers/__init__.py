@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.benchmarks.peers.classic import CADDY, HAPROXY, NGINX
+from tests.benchmarks.peers.classic import CADDY, HAPROXY, HAPROXY_NO_DELAY, NGINX
 from tests.benchmarks.peers.envoy import ENVOY, ENVOY_POLICIES
 from tests.benchmarks.peers.libraries import AIOHTTP, ASGI_PROXY_LIB, FASTAPI_PROXY_LIB, FASTIFY, HTTPX
 from tests.benchmarks.peers.model_gateways import LITELLM_PROXY, PORTKEY
@@ -32,7 +32,7 @@ ALL = [
 YARDSTICKS = [HAPROXY, ENVOY, ENVOY_POLICIES, BARE, WHOLE]
 """Whose weight is compared."""
 
-STREAMING = [HAPROXY, ENVOY, ENVOY_POLICIES, BARE_ROOMY, WHOLE_ROOMY]
+STREAMING = [HAPROXY_NO_DELAY, ENVOY, ENVOY_POLICIES, BARE_ROOMY, WHOLE_ROOMY]
 """Whose streams are compared."""
 
 LAYERED = [BARE, layered(1), layered(5), layered(10)]

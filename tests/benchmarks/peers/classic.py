@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks.peers.peer import Peer, Place, no_program
@@ -46,7 +47,7 @@ def _nginx(place: Place) -> list[str]:
     return nginx_command(place.directory, place.write("nginx.conf", config))
 
 
-def _haproxy(place: Place) -> list[str]:
+def _haproxy(place: Place, options: str = "") -> list[str]:
     config = f"""global
   nbthread 1
   maxconn 9000
@@ -56,7 +57,7 @@ defaults
   timeout client 600s
   timeout server 600s
   http-reuse always
-frontend f
+{options}frontend f
   bind 127.0.0.1:{place.port} backlog 4096
   default_backend b
 backend b
@@ -81,4 +82,6 @@ http://127.0.0.1:{place.port} {{
 
 NGINX = Peer("nginx", _nginx, "apt-get install nginx-light", no_program("nginx"))
 HAPROXY = Peer("HAProxy", _haproxy, "apt-get install haproxy", no_program("haproxy"))
+# Without the option it holds events back for each other's company, for tenths of a second.
+HAPROXY_NO_DELAY = replace(HAPROXY, command=lambda place: _haproxy(place, "  option http-no-delay\n"))
 CADDY = Peer("Caddy", _caddy, "apt-get install caddy", no_program("caddy"), env={"GOMAXPROCS": "1"})
