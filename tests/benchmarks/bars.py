@@ -121,7 +121,12 @@ BARS = [
     ),
     Bar("open streams served, of those asked for", 1, _served),
     Bar("memory of an open stream, whole chain", 20, _idle("kib_each"), at_least=False, unit="KiB"),
-    Bar("small requests beside open streams, of without", 0.8, _idle("beside_of_alone")),
+    Bar(
+        "small requests beside open streams, of without",
+        0.8,
+        _idle("beside_of_alone"),
+        by_cpu=_idle("beside_of_alone_by_cpu"),
+    ),
     Bar("memory that 1 GiB up or down adds", 20, _gib_memory, at_least=False, unit="MB"),
     Bar(
         "1 GiB up and down, the slower, of HAProxy",

@@ -41,6 +41,7 @@ _IDLE = [
     ("small requests/s", "small_requests"),
     ("beside them", "small_requests_beside"),
     ("of without", "beside_of_alone"),
+    ("by CPU time", "beside_of_alone_by_cpu"),
 ]
 _WEIGHT = [
     ("start s", "start_seconds"),

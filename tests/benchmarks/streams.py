@@ -9,11 +9,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from tests.benchmarks import wrk
 from tests.benchmarks.peers import STREAMING
-from tests.benchmarks.processes import resident_bytes, settle
+from tests.benchmarks.processes import cpu_seconds, resident_bytes, settle
 from tests.benchmarks.services import bulk_service
 from tests.benchmarks.starting import Target
 from tests.benchmarks.turns import Options, Row, say, targets
@@ -111,7 +111,7 @@ def _idle(target: Target, options: Options) -> Row:
     return asyncio.run(_open_streams(target, options, alone, before))
 
 
-async def _open_streams(target: Target, options: Options, alone: float, before: int) -> Row:
+async def _open_streams(target: Target, options: Options, alone: _Small, before: int) -> Row:
     opened = []
     for begin in range(0, options.streams, _OPENING):
         together = [_open(target) for _ in range(begin, min(begin + _OPENING, options.streams))]
@@ -127,9 +127,10 @@ async def _open_streams(target: Target, options: Options, alone: float, before: 
         "streams": options.streams,
         "served": served,
         "kib_each": memory / max(len(opened), 1) / 1024,
-        "small_requests": alone,
-        "small_requests_beside": beside,
-        "beside_of_alone": beside / alone,
+        "small_requests": alone.per_second,
+        "small_requests_beside": beside.per_second,
+        "beside_of_alone": beside.per_second / alone.per_second,
+        "beside_of_alone_by_cpu": alone.cpu_us / beside.cpu_us,
     }
 
 
@@ -145,13 +146,21 @@ async def _open(target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWri
     return reader, writer
 
 
-def _small_requests(target: Target, options: Options) -> float:
-    """Small requests a second, the median of the rounds."""
+class _Small(NamedTuple):
+    per_second: float
+    cpu_us: float
+
+
+def _small_requests(target: Target, options: Options) -> _Small:
+    """Small requests: how many a second, the median of the rounds, and at what CPU time."""
+    assert target.session is not None
     with tempfile.TemporaryDirectory(prefix="load-") as directory:
         script = Path(directory) / "small.lua"
         script.write_text(_SMALL.script({}))
-        rates = []
+        rates, requests, before = [], 0, cpu_seconds(target.session)
         for _ in range(max(options.rounds // 2, 1)):
             seen = wrk.run(target.url(_SMALL.path), script, _SMALL.connections, options.seconds)
             rates.append((seen.requests - seen.errors) / seen.seconds)
-    return statistics.median(rates)
+            requests += seen.requests
+    used = cpu_seconds(target.session) - before
+    return _Small(statistics.median(rates), 1e6 * used / max(requests, 1))

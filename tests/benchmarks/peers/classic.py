@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ def nginx_config(directory: Path, prefix: str, body: str) -> str:
         f"  {kind}_temp_path {directory}/{prefix}-{kind};\n"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    return f"""worker_processes 1;
+    # Started by root, its worker would be another user, who may not write beside the configuration.
+    user = "user root;\n" if os.geteuid() == 0 else ""
+    return f"""{user}worker_processes 1;
 daemon off;
 pid {directory}/{prefix}.pid;
 error_log {directory}/{prefix}.err;
@@ -70,7 +73,6 @@ def _caddy(place: Place) -> list[str]:
     config = f"""{{
   admin off
   auto_https off
-  persist_config off
 }}
 http://127.0.0.1:{place.port} {{
   bind 127.0.0.1
