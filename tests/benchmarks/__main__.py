@@ -46,12 +46,13 @@ def main() -> int:
             if options.json:  # after each part, so that a break loses one only
                 options.json.write_text(json.dumps(figures, indent=1) + "\n")
     print(report.markdown(figures, list(PARTS) if parts == ["report"] else parts))
-    if options.page:
-        report.into_page(options.page, report.markdown(figures, list(PARTS)))
+    plots = []
     if options.plots:
         from tests.benchmarks.plots import draw
 
-        draw(figures, options.plots)
+        plots = draw(figures, options.plots)
+    if options.page:
+        report.into_page(options.page, report.markdown(figures, list(PARTS)), plots)
     return 0
 
 

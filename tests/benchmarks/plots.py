@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 
 from tests.benchmarks.peers import BARE, WHOLE
 from tests.benchmarks.peers.envoy import ENVOY, ENVOY_POLICIES
+from tests.benchmarks.tables import number
 from tests.benchmarks.works import CONNECTIONS, SMALL_POST
 
 Figures = Mapping[str, Any]
@@ -25,8 +26,9 @@ _OURS, _THEIRS = "#0b6e99", "#b8bfc6"
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "asgi_gateway", "font.size": 9}
 
 
-def draw(figures: Figures, directory: Path) -> None:
+def draw(figures: Figures, directory: Path) -> list[Path]:
     """One file a question, of those that were measured."""
+    drawn = []
     directory.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_STYLE):
         for name, (part, question, plot) in _PLOTS.items():
@@ -34,7 +36,9 @@ def draw(figures: Figures, directory: Path) -> None:
             if question and question not in rows:
                 continue
             if rows:
-                plot(rows[question] if question else rows, directory / f"{name}.svg")
+                drawn.append(directory / f"{name}.svg")
+                plot(rows[question] if question else rows, drawn[-1])
+    return drawn
 
 
 def _load(rows: Rows, path: Path) -> None:
@@ -64,7 +68,7 @@ def _bars(values: Mapping[str, float], label: str, path: Path, *, logarithmic: b
     figure, axes = plt.subplots(figsize=(7, 0.6 + 0.26 * len(ordered)))
     colours = [_OURS if name.startswith("asgi_gateway") else _THEIRS for name, _ in ordered]
     bars = axes.barh([name for name, _ in ordered], [value for _, value in ordered], color=colours)
-    axes.bar_label(bars, fmt="%.3g", padding=3)
+    axes.bar_label(bars, [number(value) for _, value in ordered], padding=3)
     axes.set_xlabel(label)
     axes.margins(x=0.12)
     if logarithmic:
@@ -74,9 +78,14 @@ def _bars(values: Mapping[str, float], label: str, path: Path, *, logarithmic: b
 
 def _connections(works: Mapping[str, Rows], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 3))
+    middle = works[f"{SMALL_POST.connections} connections"]
+    base = middle.get(ENVOY.name) or middle[BARE.name]
     for peer in (ENVOY, ENVOY_POLICIES, BARE, WHOLE):
         points = [
-            (work.connections, works[work.name][peer.name]["requests_per_second"] / 1000)
+            (
+                work.connections,
+                works[work.name][peer.name]["requests_per_second"] / base["requests_per_second"],
+            )
             for work in CONNECTIONS
             if peer.name in works.get(work.name, {})
         ]
@@ -89,8 +98,9 @@ def _connections(works: Mapping[str, Rows], path: Path) -> None:
     )
     axes.set_ylim(bottom=0)
     axes.set_xlabel("connections")
-    axes.set_ylabel("thousand requests a second")
-    axes.legend(frameon=False)
+    whose = "Envoy" if ENVOY.name in middle else "the bare proxy"
+    axes.set_ylabel(f"requests a second, of {whose}'s\nat {SMALL_POST.connections} connections")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, axes, path)
 
 

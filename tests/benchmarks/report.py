@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.bars import BARS, layer_us
-from tests.benchmarks.peers import BARE, LAYERED, Peer
+from tests.benchmarks.peers import LAYERED, Peer
 from tests.benchmarks.peers.envoy import ENVOY
 from tests.benchmarks.tables import number, table
 
@@ -15,7 +16,7 @@ Rows = Mapping[str, Mapping[str, float]]
 
 BEGIN, END = "<!-- figures: written by python -m tests.benchmarks -->", "<!-- end of figures -->"
 
-# Heading, key of a row; a ratio is to Envoy's row, or to ours where Envoy is not here.
+# Heading, key of a row; a ratio is to Envoy's row.
 _LOAD = [
     ("requests/s", "requests_per_second"),
     ("of Envoy", "requests_per_second:ratio"),
@@ -92,13 +93,14 @@ def peers(all_peers: Sequence[Peer]) -> str:
     return "\n".join(f"{name:{width}}  {state}" for name, state in rows)
 
 
-def into_page(page: Path, text: str) -> None:
-    """Put the text between the two marks of the page."""
+def into_page(page: Path, text: str, plots: Sequence[Path] = ()) -> None:
+    """Put the plots and the text between the two marks of the page."""
     before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"{page} has no place for figures: {BEGIN} ... {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    images = "".join(f"![{plot.stem}]({os.path.relpath(plot, page.parent)})\n\n" for plot in plots)
+    page.write_text(f"{before}{BEGIN}\n\n{images}{text}\n{END}{after}")
 
 
 def _block(part: str, question: str, rows: Rows) -> str:
@@ -111,7 +113,7 @@ def _sentence(text: str) -> str:
 
 
 def _table(columns: Sequence[tuple[str, str]], rows: Rows) -> str:
-    base = rows.get(ENVOY.name) or rows.get(BARE.name) or next(iter(rows.values()))
+    base = rows.get(ENVOY.name, {})
     shown = [column for column in columns if any(_cell(row, base, column[1]) for row in rows.values())]
     return table(
         ["", *(title for title, _ in shown)],
@@ -157,12 +159,14 @@ def _bars(figures: Mapping[str, Any]) -> str:
 
 
 def _conditions(figures: Mapping[str, Any], parts: Sequence[str]) -> str:
-    said = []
+    said: dict[str, list[str]] = {}
     for part in (part for part in parts if part in figures):
         seen = figures[part]["conditions"]
         took = seen["options"]
-        said.append(
-            f"{part}: {seen['day']}, {took['rounds']} rounds of {took['seconds']} s, "
-            f"Python {seen['python']}, {seen['cores']} cores of {seen['processor']}."
+        versions = ", ".join(f"{name} {version}" for name, version in seen["versions"].items())
+        text = (
+            f"{seen['day']}, {took['rounds']} rounds of {took['seconds']} s, Python {seen['python']}, "
+            f"{seen['cores']} cores of {seen['processor']}; {versions}."
         )
-    return "\n".join(dict.fromkeys(said))
+        said.setdefault(text, []).append(part)
+    return "\n\n".join(f"{', '.join(named)}: {text}" for text, named in said.items())

@@ -95,25 +95,24 @@ def _turn(target: Target, work: wrk.Work, script: Path, seconds: int) -> Row:
     used = (cpu_seconds(target.session) if target.session else 0.0) - before
     if target.session:
         settle(target.session)
-    return {
-        "requests_per_second": seen.requests / seen.seconds,
-        "cpu_us": 1e6 * used / max(seen.requests, 1),
-        "p50_ms": seen.p50_ms,
-        "p99_ms": seen.p99_ms,
-        "errors": seen.errors,
-    }
+    row = {"requests_per_second": seen.requests / seen.seconds, "errors": float(seen.errors)}
+    if seen.requests:  # a slow proxy may finish none of many in its turn
+        row |= {"cpu_us": 1e6 * used / seen.requests, "p50_ms": seen.p50_ms, "p99_ms": seen.p99_ms}
+    return row
 
 
 def _medians(rounds: Sequence[Row]) -> Row:
-    row = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+    keys = dict.fromkeys(key for one in rounds for key in one)
+    row = {key: statistics.median(one[key] for one in rounds if key in one) for key in keys}
     row["best_requests_per_second"] = max(one["requests_per_second"] for one in rounds)
     row["errors"] = sum(one["errors"] for one in rounds)
     return row
 
 
 def _complete(row: Row, without: Row, target: Target, work: wrk.Work) -> None:
-    row["p50_added_ms"] = row["p50_ms"] - without["p50_ms"]
-    row["p99_added_ms"] = row["p99_ms"] - without["p99_ms"]
+    for key in ("p50", "p99"):
+        if f"{key}_ms" in row:
+            row[f"{key}_added_ms"] = row[f"{key}_ms"] - without[f"{key}_ms"]
     if work.transferred:
         row["mib_per_second"] = row["requests_per_second"] * work.transferred / 2**20
     if target.session:
