@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,7 @@ def _read(path: Path | None) -> dict[str, Any]:
 
 
 def _prepare() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no proxy is left behind
     for program, package in (("wrk", "wrk"), ("nginx", "nginx-light"), ("taskset", "util-linux")):
         if shutil.which(program) is None:
             sys.exit(f"this needs {program}: apt-get install {package}")
