@@ -42,16 +42,21 @@ def draw(figures: Figures, directory: Path) -> list[Path]:
 
 
 def _load(rows: Rows, path: Path) -> None:
-    base = rows.get(ENVOY.name) or rows[BARE.name]
-    label = (
-        "requests a second, of Envoy's" if ENVOY.name in rows else "requests a second, of the bare proxy's"
-    )
+    whose, base = _base(rows)
     values = {
         name: row["requests_per_second"] / base["requests_per_second"]
         for name, row in rows.items()
         if name != "direct"
     }
-    _bars(values, label, path, logarithmic=True)
+    _bars(values, f"requests a second, of {whose}'s", path, logarithmic=True)
+
+
+def _base(rows: Rows) -> tuple[str, Mapping[str, float]]:
+    """Whose speed is 1: Envoy's where it was measured, else the next best."""
+    for name, whose in ((ENVOY.name, "Envoy"), (BARE.name, "the bare proxy")):
+        if name in rows:
+            return whose, rows[name]
+    return "the service", rows["direct"]
 
 
 def _events(rows: Rows, path: Path) -> None:
@@ -78,8 +83,7 @@ def _bars(values: Mapping[str, float], label: str, path: Path, *, logarithmic: b
 
 def _connections(works: Mapping[str, Rows], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 3))
-    middle = works[f"{SMALL_POST.connections} connections"]
-    base = middle.get(ENVOY.name) or middle[BARE.name]
+    whose, base = _base(works[f"{SMALL_POST.connections} connections"])
     for peer in (ENVOY, ENVOY_POLICIES, BARE, WHOLE):
         points = [
             (
@@ -98,9 +102,9 @@ def _connections(works: Mapping[str, Rows], path: Path) -> None:
     )
     axes.set_ylim(bottom=0)
     axes.set_xlabel("connections")
-    whose = "Envoy" if ENVOY.name in middle else "the bare proxy"
     axes.set_ylabel(f"requests a second, of {whose}'s\nat {SMALL_POST.connections} connections")
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    if axes.lines:
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, axes, path)
 
 
