@@ -1,130 +1,95 @@
-"""Throughput and latency of proxies beside each other: ``python -m tests.benchmarks``.
-
-Every proxy runs on one core in front of the same nginx, which shares another core with the load
-(wrk, 32 connections, a small POST, a 600-byte answer). The proxies take turns in short rounds, so
-that a machine whose speed drifts treats them alike; the medians of the rounds are printed. Quote
-the ratios, never the absolute numbers.
-"""
+"""Measure proxies beside each other: ``python -m tests.benchmarks [PART ...]``."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
+import os
+import resource
 import shutil
-import statistics
-import subprocess
+import signal
 import sys
-import tempfile
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from tests.benchmarks.peers import PEERS, Peer, service_command
-from tests.benchmarks.processes import PROXY_CORE, SERVICE_CORE, free_port, pin, resident_bytes, running
+from tests.benchmarks import report, streams, weight, works
+from tests.benchmarks.machine import describe
+from tests.benchmarks.peers import ALL, LAYERED
+from tests.benchmarks.processes import SERVICE_CORE
+from tests.benchmarks.services import bulk_service, small_service
+from tests.benchmarks.turns import Options, under_load
 
-LOAD = """wrk.method = "POST"
-wrk.body = '{"model":"gpt-4o-mini","messages":[{"role":"system","content":"You are a helpful assistant."},{"role":"user","content":"Hello!"}]}'
-wrk.headers["Content-Type"] = "application/json"
-wrk.headers["Authorization"] = "Bearer sk-1234"
-"""  # noqa: E501
+PARTS: dict[str, Callable[[Options], dict[str, Any]]] = {
+    "load": lambda options: under_load(small_service, ALL, works.LOAD, options),
+    "bodies": lambda options: under_load(bulk_service, ALL, works.BODIES, options),
+    "connections": lambda options: under_load(small_service, ALL, works.CONNECTIONS, options),
+    "streams": streams.measure,
+    "weight": weight.measure,
+    "layers": lambda options: under_load(small_service, LAYERED, [works.SMALL_POST], options),
+}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=2, help="length of one round of one proxy")
-    parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--only", help="measure the proxies whose names contain this")
-    parser.add_argument("--json", type=Path, help="write the figures there, too")
-    options = parser.parse_args()
-    for program, package in (("wrk", "wrk"), ("nginx", "nginx-light")):
-        if shutil.which(program) is None:
-            sys.exit(f"this needs {program}: apt-get install {package}")
-    wanted = [peer for peer in PEERS if not options.only or options.only in peer.name]
-    figures = measure(wanted, options)
-    print_table(figures)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    options = _parser().parse_args()
+    parts = [options.parts] if isinstance(options.parts, str) else options.parts
+    if "all" in parts:
+        parts = list(PARTS)
+    if parts == ["peers"]:
+        print(report.peers(ALL))
+        return 0
+    figures = _read(options.json)
+    if parts != ["report"]:
+        _prepare()
+        chosen = Options(options.rounds, options.seconds, options.only, options.streams)
+        for part in parts:
+            figures[part] = {"results": PARTS[part](chosen), "conditions": describe(chosen)}
+            if options.json:  # after each part, so that a break loses one only
+                options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    print(report.markdown(figures, list(PARTS) if parts == ["report"] else parts))
+    plots = []
+    if options.plots:
+        from tests.benchmarks.plots import draw
+
+        plots = draw(figures, options.plots)
+    if options.page:
+        report.into_page(options.page, report.markdown(figures, list(PARTS)), plots)
     return 0
 
 
-def measure(peers: list[Peer], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-        directory = Path(temporary)
-        service = free_port()
-        (directory / "load.lua").write_text(LOAD)
-        stack.enter_context(running(service_command(directory, service), service, core=SERVICE_CORE))
-        ports: dict[str, int] = {}
-        pids: dict[str, int] = {}
-        for peer in peers:
-            if reason := peer.missing():
-                print(f"{peer.name}: not here ({reason})", file=sys.stderr)
-                continue
-            ports[peer.name] = port = free_port()
-            env = {"SERVICE": f"http://127.0.0.1:{service}", **peer.env}
-            log = directory / f"{port}.log"
-            command = peer.command(directory, port, service)
-            pids[peer.name] = stack.enter_context(
-                running(command, port, core=PROXY_CORE, env=env, log=log)
-            ).pid
-        present = [peer for peer in peers if peer.name in ports]
-        rounds: dict[str, list[dict[str, float]]] = {peer.name: [] for peer in present}
-        for number in range(options.rounds + 1):
-            for peer in present:
-                url = f"http://127.0.0.1:{ports[peer.name]}{peer.path}"
-                seen = load(url, directory / "load.lua", options)
-                if number:  # the first round warms up
-                    rounds[peer.name].append(seen)
-        figures = {
-            name: {key: statistics.median(seen[key] for seen in all_seen) for key in all_seen[0]}
-            for name, all_seen in rounds.items()
-        }
-        for name, row in figures.items():
-            row["memory_mib"] = resident_bytes(pids[name]) / 2**20
-        return figures
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        default="load",
+        choices=[*PARTS, "all", "peers", "report"],
+        metavar="PART",
+        help=f"{', '.join(PARTS)} or all; peers lists who is here and how to install the others; "
+        "report prints what --json holds and measures nothing (default: load)",
+    )
+    parser.add_argument("--only", default="", metavar="NAME", help="only proxies whose names contain this")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each proxy")
+    parser.add_argument("--seconds", type=int, default=2, help="length of one turn")
+    parser.add_argument("--streams", type=int, default=8000, help="idle streams held open at once")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures there, part by part")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw them there, needs matplotlib")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this page")
+    return parser
 
 
-def load(url: str, script: Path, options: argparse.Namespace) -> dict[str, float]:
-    command = [
-        "wrk",
-        "-t1",
-        f"-c{options.connections}",
-        f"-d{options.seconds}",
-        "-s",
-        str(script),
-        "--latency",
-        url,
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        pin(process.pid, SERVICE_CORE)
-        printed, _ = process.communicate()
-    if "Non-2xx" in printed or "Socket errors" in printed:
-        raise RuntimeError(f"{url} answered with errors:\n{printed}")
-    percentiles = dict(re.findall(r"(50|99)%\s+([\d.]+\w+)", printed))
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", printed)
-    if rate is None:
-        raise RuntimeError(f"wrk said:\n{printed}")
-    return {
-        "requests_per_second": float(rate[1]),
-        "p50_ms": milliseconds(percentiles["50"]),
-        "p99_ms": milliseconds(percentiles["99"]),
-    }
+def _read(path: Path | None) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path and path.exists() else {}
 
 
-def milliseconds(text: str) -> float:
-    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
-    return float(number) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
-
-
-def print_table(figures: dict[str, dict[str, float]]) -> None:
-    base = figures.get("Envoy") or next(iter(figures.values()))
-    print(f"{'':36}{'requests/s':>11}{'of Envoy':>10}{'p50 ms':>9}{'p99 ms':>9}{'MiB':>7}")
-    for name, row in sorted(figures.items(), key=lambda item: -item[1]["requests_per_second"]):
-        share = row["requests_per_second"] / base["requests_per_second"]
-        print(
-            f"{name:36}{row['requests_per_second']:11.0f}{share:10.2f}{row['p50_ms']:9.2f}"
-            f"{row['p99_ms']:9.2f}{row['memory_mib']:7.0f}"
-        )
+def _prepare() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no proxy is left behind
+    for program, package in (("wrk", "wrk"), ("nginx", "nginx-light"), ("taskset", "util-linux")):
+        if shutil.which(program) is None:
+            sys.exit(f"this needs {program}: apt-get install {package}")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # for thousands of streams; children inherit it
+    os.sched_setaffinity(0, {SERVICE_CORE % (os.cpu_count() or 1)})  # the clients in this process, too
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What people write when they need a proxy in an afternoon: the yardsticks from below."""
+"""What people write when they need a proxy in an afternoon, or take from a library: yardsticks from below."""
 
 from __future__ import annotations
 
@@ -63,6 +63,20 @@ class AiohttpProxy:
             async for chunk in response.content.iter_any():
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
+
+
+def asgi_proxy_lib():
+    """The app of asgi-proxy-lib, which knows no lifespan."""
+    from asgi_proxy import asgi_proxy
+
+    return asgi_proxy(SERVICE)
+
+
+def fastapi_proxy_lib():
+    """The app of fastapi-proxy-lib, whose lifespan closes its client."""
+    from fastapi_proxy_lib.fastapi.app import reverse_http_app
+
+    return reverse_http_app(base_url=SERVICE + "/")
 
 
 httpx_proxy = HttpxProxy()

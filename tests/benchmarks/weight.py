@@ -1,46 +1,57 @@
-"""What the gateway weighs: ``python -m tests.benchmarks.weight``.
-
-Import and start to the first answer, memory at rest, and how much memory a 1 GiB download and a
-1 GiB upload add, through the bare proxy and through the whole of ``config/gateway.yaml``.
-"""
+"""What a proxy weighs: start, memory at rest, and what 1 GiB down and up adds, and at what speed."""
 
 from __future__ import annotations
 
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
-from tests.benchmarks.peers import bare_config, full_config
-from tests.benchmarks.processes import (
-    PROXY_CORE,
-    SERVICE_CORE,
-    free_port,
-    peak_bytes,
-    pin,
-    resident_bytes,
-    running,
-)
+from tests.benchmarks.peers import YARDSTICKS, Peer
+from tests.benchmarks.processes import cpu_seconds, peak_bytes, resident_bytes
+from tests.benchmarks.services import bulk_service
+from tests.benchmarks.starting import Target, started
+from tests.benchmarks.turns import Options, Row, say, targets
 
 GIB = 2**30
-PIECE = b"x" * 65536
+_PIECE = b"x" * 2**20
 
 
-def main() -> int:
-    pin(0, SERVICE_CORE)
-    print(f"import: {1000 * import_seconds():.0f} ms")
-    with tempfile.TemporaryDirectory() as temporary, BulkService() as service:
-        for name, write, path in (("bare", bare_config, "/api/ai/"), ("full chain", full_config, "/api/ai/")):
-            weigh(name, write(Path(temporary), service.port), path)
-    return 0
+def measure(options: Options) -> dict[str, dict[str, Row]]:
+    """By question and proxy."""
+    with bulk_service() as service:
+        rows = {peer.name: _at_rest(peer, service, options) for peer in options.wanted(YARDSTICKS)}
+    with targets(bulk_service, YARDSTICKS, options) as found:
+        for target in found:
+            rows.setdefault(target.name, {}).update(_first_gib(target))
+        for key, _ in _TRANSFERS:
+            say(f"measuring 1 GiB {key}")
+            for name, row in _in_turns(found, key, options).items():
+                rows[name].update(row)
+    return {"weight": rows, "import": {"asgi_gateway": {"import_seconds": _import_seconds()}}}
 
 
-def import_seconds() -> float:
+def _at_rest(peer: Peer, service: int, options: Options) -> Row:
+    """The fastest of some starts, because a start is only ever slowed down; the memory after one answer."""
+    say(f"weighing {peer.name}")
+    starts, memory = [], 0
+    for _ in range(max(options.rounds, 1)):
+        with tempfile.TemporaryDirectory(prefix="weight-") as directory:
+            with started(peer, Path(directory), service) as target:
+                starts.append(target.start_seconds)
+                memory = resident_bytes(target.session or 0)
+    return {
+        "start_seconds": min(starts),
+        "start_median_seconds": statistics.median(starts),
+        "memory_mib": memory / 2**20,
+    }
+
+
+def _import_seconds() -> float:
     """The fastest of five fresh interpreters, less an empty one."""
 
     def fastest(code: str) -> float:
@@ -54,76 +65,61 @@ def import_seconds() -> float:
     return fastest("import asgi_gateway.gateway") - fastest("pass")
 
 
-def weigh(name: str, config: Path, path: str) -> None:
-    port = free_port()
-    command = [sys.executable, "-m", "asgi_gateway", "run", str(config), "--port", str(port)]
-    began = time.perf_counter()
-    with running(command, port, core=PROXY_CORE) as process:
-        transfer(port, f"GET {path}0 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 0)
-        print(f"{name}: start to first answer {time.perf_counter() - began:.2f} s")
-        print(f"{name}: {resident_bytes(process.pid) / 2**20:.0f} MiB at rest")
-        download = f"GET {path}{GIB} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        upload = f"PUT {path}0 HTTP/1.1\r\nHost: x\r\nContent-Length: {GIB}\r\nConnection: close\r\n\r\n"
-        for what, request, body in (("download", download, 0), ("upload", upload, GIB)):
-            before = peak_bytes(process.pid)
+_TRANSFERS = (
+    ("down", (f"/bytes/{GIB}", 0)),
+    ("up", ("/bytes/5", GIB)),
+)
+
+
+def _first_gib(target: Target) -> Row:
+    """What the first download and the first upload add to the most memory ever used."""
+    row = {}
+    for key, (path, body) in _TRANSFERS:
+        before = peak_bytes(target.session) if target.session else 0
+        _transfer(target, path, body)
+        after = peak_bytes(target.session) if target.session else 0
+        row[f"{key}_memory_mib"] = (after - before) / 2**20
+    return row
+
+
+def _in_turns(found: Sequence[Target], key: str, options: Options) -> dict[str, Row]:
+    """Speed and CPU time of 1 GiB, the medians of the rounds."""
+    path, body = dict(_TRANSFERS)[key]
+    rounds: dict[str, list[tuple[float, float]]] = {target.name: [] for target in found}
+    for _ in range(max(options.rounds, 1)):
+        for target in found:
+            used = cpu_seconds(target.session) if target.session else 0.0
             began = time.perf_counter()
-            transfer(port, request, body)
+            _transfer(target, path, body)
             seconds = time.perf_counter() - began
-            added = (peak_bytes(process.pid) - before) / 2**20
-            print(f"{name}: 1 GiB {what} adds {added:.1f} MiB, {1024 / seconds:.0f} MiB/s")
+            used = (cpu_seconds(target.session) if target.session else 0.0) - used
+            rounds[target.name].append((1024 / seconds, used))
+    return {
+        name: {
+            f"{key}_mib_per_second": statistics.median(speed for speed, _ in seen),
+            f"{key}_cpu_seconds": statistics.median(used for _, used in seen),
+        }
+        for name, seen in rounds.items()
+    }
 
 
-def transfer(port: int, head: str, body: int) -> int:
-    """Send a request and read its answer to the end; bytes read."""
-    with socket.create_connection(("127.0.0.1", port)) as client:
+def _transfer(target: Target, path: str, body: int) -> None:
+    """Send a request and read its answer to the end."""
+    length = f"Content-Length: {body}\r\n" if body else ""
+    method = "PUT" if body else "GET"
+    head = f"{method} {target.prefix}{path} HTTP/1.1\r\nHost: x\r\n{length}Connection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", target.port), timeout=60) as client:
         client.sendall(head.encode())
-        for _ in range(body // len(PIECE)):
-            client.sendall(PIECE)
-        received = 0
-        while piece := client.recv(1 << 20):
-            received += len(piece)
-        return received
+        for _ in range(body // len(_PIECE)):
+            client.sendall(_PIECE)
+        begin = client.recv(65536)
+        if not begin.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"{target.name} answered {begin[:200]!r}")
+        _drop(client)
 
 
-class BulkService:
-    """``GET /N`` answers with N bytes; any body is read and dropped. One thread a connection."""
-
-    def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as lines:
-            while first := lines.readline():
-                length = 0
-                while (line := lines.readline()) not in (b"\r\n", b""):
-                    name, _, value = line.partition(b":")
-                    if name.lower() == b"content-length":
-                        length = int(value)
-                _drop(lines.read, length)
-                size = int(first.split()[1].rpartition(b"/")[2] or 0)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
-                for _ in range(size // len(PIECE)):
-                    connection.sendall(PIECE)
-
-
-def _drop(read: Callable[[int], bytes], length: int) -> None:
-    while length > 0:
-        length -= len(read(min(length, 1 << 20)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _drop(client: socket.socket) -> None:
+    """Read to the end. MSG_TRUNC lets Linux throw the bytes away, in place of copying them to us."""
+    buffer = bytearray(2**20)
+    while client.recv_into(buffer, len(buffer), socket.MSG_TRUNC):
+        pass
