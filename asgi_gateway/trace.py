@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
+
+from asgi_gateway.ids import RandomHex
 
 SAMPLED: Final = 0x01
 """The one flag that is defined; all others are sent as zero (its "Other Flags")."""
@@ -30,27 +31,21 @@ class TraceContext(NamedTuple):
     state: bytes = b""
 
     @classmethod
-    def begin(cls) -> TraceContext:
+    def begin(cls, ids: RandomHex) -> TraceContext:
         """A new trace with random ids, sampled."""
-        ids = os.urandom(24).hex()
-        return cls(ids[:32], ids[32:], SAMPLED)
+        return cls(ids(32), ids(16), SAMPLED)
 
-    def child(self) -> TraceContext:
+    def child(self, ids: RandomHex) -> TraceContext:
         """A new span of the same trace."""
-        return TraceContext(self.trace_id, new_span_id(), self.flags, self.state)
+        return TraceContext(self.trace_id, ids(16), self.flags, self.state)
 
     def header(self) -> bytes:
         """The value of ``traceparent`` that names this span as the parent."""
-        return b"00-%b-%b-%02x" % (self.trace_id.encode(), self.span_id.encode(), self.flags)
+        return self.child_header(self.span_id)
 
-    def child_header(self) -> bytes:
-        """The value of ``traceparent`` for a span of its own, such as one attempt upstream."""
-        return b"00-%b-%b-%02x" % (self.trace_id.encode(), new_span_id().encode(), self.flags)
-
-
-def new_span_id() -> str:
-    """Sixteen random hexadecimal digits."""
-    return os.urandom(8).hex()
+    def child_header(self, span_id: str) -> bytes:
+        """The value of ``traceparent`` for another span of the trace, such as one attempt upstream."""
+        return f"00-{self.trace_id}-{span_id}-{self.flags:02x}".encode("ascii")
 
 
 def parse_traceparent(value: bytes) -> TraceContext | None:

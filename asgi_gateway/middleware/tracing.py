@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asgi_gateway.context import TRACE, trace_id_var
+from asgi_gateway.ids import RandomHex
 from asgi_gateway.trace import TraceContext, parse_traceparent, parse_tracestate
 from asgi_gateway.types import ASGIApp, Headers, Receive, Scope, Send
 
@@ -22,28 +23,31 @@ class TracingMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._ids = RandomHex()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers, trace = _continued(scope["headers"])
+        headers, trace = self._continued(scope["headers"])
         token = trace_id_var.set(trace.trace_id)
         await self.app({**scope, TRACE: trace, "headers": headers}, receive, send)
         # Not in a `finally`: whoever catches an exception on its way out can still name the trace.
         trace_id_var.reset(token)
 
-
-def _continued(headers: Headers) -> tuple[Headers, TraceContext]:
-    """The headers with this gateway as the parent, and its place in the trace."""
-    found = [pair for pair in headers if len(pair[0]) in (10, 11) and pair[0].lower() in _TRACE_HEADERS]
-    trace = _caller(found)
-    trace = trace.child() if trace else TraceContext.begin()
-    passed = [pair for pair in headers if pair not in found] if found else [*headers]
-    passed.append((b"traceparent", trace.header()))
-    if trace.state:
-        passed.append((b"tracestate", trace.state))
-    return passed, trace
+    def _continued(self, headers: Headers) -> tuple[Headers, TraceContext]:
+        """The headers with this gateway as the parent, and its place in the trace."""
+        found = [pair for pair in headers if len(pair[0]) in (10, 11) and pair[0].lower() in _TRACE_HEADERS]
+        if not found:
+            trace = TraceContext.begin(self._ids)
+            return [*headers, (b"traceparent", trace.header())], trace
+        caller = _caller(found)
+        trace = caller.child(self._ids) if caller else TraceContext.begin(self._ids)
+        passed = [pair for pair in headers if pair not in found]
+        passed.append((b"traceparent", trace.header()))
+        if trace.state:
+            passed.append((b"tracestate", trace.state))
+        return passed, trace
 
 
 def _caller(found: Headers) -> TraceContext | None:

@@ -16,7 +16,7 @@ from asgi_gateway.proxy.client import WATCH_AFTER, Client
 from asgi_gateway.proxy.extras import may_have_trailers, offer_extras, trailers_of
 from asgi_gateway.proxy.forwarded import MakeForwarded
 from asgi_gateway.proxy.headers import end_to_end_response, forwarded_headers
-from asgi_gateway.proxy.outgoing import outgoing_headers, outgoing_target
+from asgi_gateway.proxy.outgoing import Outgoing
 from asgi_gateway.proxy.transport import (
     MalformedRequest,
     Transport,
@@ -61,9 +61,7 @@ class ProxyApp:
     ) -> None:
         self._transport = transport
         self._endpoint = endpoint
-        self._authority = authority
-        self._make_forwarded = make_forwarded
-        self._base_path = base_path.rstrip(b"/")
+        self._outgoing = Outgoing(authority, base_path, make_forwarded)
         self._clock = clock
         self._websocket = websocket or NO_WEBSOCKET
         self._watches = EqualTimers(clock, WATCH_AFTER)
@@ -102,9 +100,9 @@ class ProxyApp:
         clock = self._clock
         started = clock.monotonic()
         try:
-            headers, ended = outgoing_headers(scope, self._authority, self._make_forwarded)
+            headers, ended = self._outgoing.headers(scope)
             body, length = await client.upload(scope, ended)
-            target = outgoing_target(scope, self._base_path)
+            target = self._outgoing.target(scope)
             request = UpstreamRequest(scope["method"].encode("ascii"), target, headers, body, length)
             if scope.get("extensions"):
                 offer_extras(request, scope["extensions"], ended, send)

@@ -19,7 +19,7 @@ from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.app import CLIENT_LEFT, NO_WEBSOCKET, refusal
 from asgi_gateway.proxy.forwarded import MakeForwarded
 from asgi_gateway.proxy.headers import end_to_end_response, forwarded_headers
-from asgi_gateway.proxy.outgoing import outgoing_headers, outgoing_target
+from asgi_gateway.proxy.outgoing import Outgoing
 from asgi_gateway.proxy.transport import (
     MalformedRequest,
     Timeouts,
@@ -73,9 +73,7 @@ class WebSocketProxy:
         make_forwarded: MakeForwarded = forwarded_headers,
     ) -> None:
         self._dial = dial
-        self._authority = authority
-        self._make_forwarded = make_forwarded
-        self._base_path = base_path.rstrip(b"/")
+        self._outgoing = Outgoing(authority, base_path, make_forwarded)
         self._timeouts = timeouts
         self._options = options
         self._clock = clock
@@ -142,9 +140,9 @@ class WebSocketProxy:
         subprotocols = [name for name in scope.get("subprotocols", ()) if name]
         if not all(_TOKEN.fullmatch(name) for name in subprotocols):
             raise MalformedRequest("a subprotocol's name is not a token")
-        headers, _ = outgoing_headers(scope, self._authority, self._make_forwarded)
+        headers, _ = self._outgoing.headers(scope)
         headers = [pair for pair in headers if pair[0].lower() not in HANDSHAKE]
-        return UpstreamRequest(b"GET", outgoing_target(scope, self._base_path), headers), subprotocols
+        return UpstreamRequest(b"GET", self._outgoing.target(scope), headers), subprotocols
 
     async def _relay(
         self,
