@@ -6,18 +6,20 @@ responses do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 from asgi_gateway.types import Header, Headers
 
+_NAME = itemgetter(0)
 
-def get_header(headers: Iterable[Header], name: bytes) -> bytes | None:
+
+def get_header(headers: Sequence[Header], name: bytes) -> bytes | None:
     """The first value of a header, `name` in lower case; None where it is absent."""
-    length = len(name)
-    for key, value in headers:
-        if len(key) == length and key.lower() == name:
-            return value
-    return None
+    fields = dict(reversed(headers))  # the first of several wins
+    if b"".join(fields).islower():
+        return fields.get(name)
+    return next((value for key, value in headers if key.lower() == name), None)
 
 
 def get_all(headers: Iterable[Header], name: bytes) -> list[bytes]:
@@ -25,24 +27,38 @@ def get_all(headers: Iterable[Header], name: bytes) -> list[bytes]:
     return [value for key, value in headers if key.lower() == name]
 
 
-class HeaderNames:
-    """A set of header names that tells by its length that most names are not in it."""
+def fields_of(headers: Headers) -> dict[bytes, bytes] | None:
+    """The headers as a dictionary, where that loses nothing; None where names repeat or are not lower case.
 
-    __slots__ = ("_lengths", "_names")
+    Most headers are of this kind, and a question to a dictionary takes the same time however many
+    there are.
+    """
+    fields = dict(headers)
+    return fields if len(fields) == len(headers) and b"".join(fields).islower() else None
 
-    def __init__(self, *names: bytes) -> None:
-        self._names = frozenset(name.lower() for name in names)
-        self._lengths = frozenset(map(len, names))
 
-    def without(self, headers: Iterable[Header]) -> Headers:
-        """A copy of the headers less these, in whatever case."""
-        lengths, names = self._lengths, self._names
-        return [pair for pair in headers if len(pair[0]) not in lengths or pair[0].lower() not in names]
+def without(headers: Iterable[Header], names: frozenset[bytes]) -> Headers:
+    """A copy of the headers less those named, `names` in lower case."""
+    copy = [*headers]
+    fields = dict(copy)
+    if names.isdisjoint(fields) and b"".join(fields).islower():
+        return copy
+    return [pair for pair in copy if pair[0].lower() not in names]
 
 
 def replaced(headers: Iterable[Header], name: bytes, value: bytes) -> Headers:
     """A copy in which the header occurs once, with this value, at the end; `name` in lower case."""
-    length = len(name)
-    copy = [pair for pair in headers if len(pair[0]) != length or pair[0].lower() != name]
+    copy = [*headers]
+    fields = dict(copy)
+    if name in fields or not b"".join(fields).islower():
+        copy = [pair for pair in copy if pair[0].lower() != name]
     copy.append((name, value))
     return copy
+
+
+def may_name(headers: Iterable[Header], part: bytes) -> bool:
+    """Whether `part` is in any name, in whatever case and with underscores for hyphens.
+
+    `part` is in lower case and with hyphens. One search over all names rules most questions out.
+    """
+    return part in b"\n".join(map(_NAME, headers)).lower().replace(b"_", b"-")

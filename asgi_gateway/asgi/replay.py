@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asgi_gateway.asgi.headers import get_header
 from asgi_gateway.types import Message, Receive, Scope
 
 
@@ -11,12 +12,12 @@ def declared_length(scope: Scope) -> int | None:
     HTTP/1.1 announces a body by Content-Length or Transfer-Encoding (RFC 9112 section 6); later
     versions need not announce it.
     """
-    for name, value in scope["headers"]:
-        length = len(name)
-        if length == 14 and name.lower() == b"content-length":
-            return int(value) if value.isdigit() and len(value) < 20 else None
-        if length == 17 and name.lower() == b"transfer-encoding":
-            return None
+    headers = scope["headers"]
+    if get_header(headers, b"transfer-encoding") is not None:
+        return None
+    length = get_header(headers, b"content-length")
+    if length is not None:
+        return int(length) if length.isdigit() and len(length) < 20 else None
     return 0 if scope.get("http_version", "1.1").startswith("1") else None
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 from pydantic import AfterValidator, Field
 
 from asgi_gateway.asgi.forwarded import elements_from_right, node_of, without_port
-from asgi_gateway.asgi.headers import get_all
+from asgi_gateway.asgi.headers import get_all, may_name
 from asgi_gateway.context import CLIENT_ADDRESS, TRUSTED_PEER
 from asgi_gateway.options import validated
 from asgi_gateway.types import ASGIApp, Headers, Receive, Scope, Send
@@ -91,7 +91,7 @@ class ClientAddressMiddleware:
             address = self._forwarded(headers, address)
             if self._reads_rfc7239:
                 headers = _without_forwarded(headers, but=b"forwarded")
-        else:
+        elif may_name(headers, b"forwarded") or may_name(headers, b"x-real-ip"):
             headers = _without_forwarded(headers)
         inner = {**scope, CLIENT_ADDRESS: address, TRUSTED_PEER: peer.trusted, "headers": headers}
         await self.app(inner, receive, send)
@@ -127,11 +127,7 @@ class ClientAddressMiddleware:
 
 
 def _without_forwarded(headers: Headers, *, but: bytes | None = None) -> Headers:
-    return [
-        pair
-        for pair in headers
-        if pair[0][:1] not in b"xXfF" or not _is_forwarded(pair[0]) or pair[0].lower() == but
-    ]
+    return [pair for pair in headers if not _is_forwarded(pair[0]) or pair[0].lower() == but]
 
 
 def _is_forwarded(name: bytes) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from asgi_gateway.asgi.headers import HeaderNames
+from asgi_gateway.asgi.headers import without
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.context import SERVICE, Exchange, join_exchange
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
 
-_OURS = HeaderNames(b"x-gateway-service", b"x-gateway-response-time", b"x-gateway-attempts")
+_OURS = frozenset({b"x-gateway-service", b"x-gateway-response-time", b"x-gateway-attempts"})
 
 
 class GatewayHeadersMiddleware:
@@ -36,7 +36,7 @@ class GatewayHeadersMiddleware:
 
         def telling(message: Message) -> Awaitable[None]:
             if message["type"] in RESPONSE_STARTS:
-                headers = _OURS.without(message.get("headers", ()))
+                headers = without(message.get("headers", ()), _OURS)
                 headers += _told(scope, exchange, self._monotonic() - begun)
                 message = {**message, "headers": headers}
             return send(message)

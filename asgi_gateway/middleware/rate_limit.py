@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 from limits import parse_many
 from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema
 
-from asgi_gateway.asgi.headers import HeaderNames
+from asgi_gateway.asgi.headers import without
 from asgi_gateway.asgi.keys import by_client_address, by_function, key_function
 from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
 from asgi_gateway.asgi.retry_after import retry_after_header
@@ -25,7 +25,7 @@ from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
 
 _logger = logging.getLogger("asgi_gateway.rate_limit")
 
-_FIELDS: Final = HeaderNames(b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset")
+_FIELDS: Final = frozenset({b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset"})
 _NO_KEY: Final = Problem(
     400, Failure("bad_request", "client"), "The request lacks what it would be counted by."
 )
@@ -184,7 +184,7 @@ def _reporting(exchange: Exchange, send: Send) -> Send:
 
     def reporting(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start" and exchange.rate_limit is not None:
-            headers = _FIELDS.without(message.get("headers", ()))
+            headers = without(message.get("headers", ()), _FIELDS)
             headers += _headers(exchange.rate_limit)
             message = {**message, "headers": headers}
         return send(message)

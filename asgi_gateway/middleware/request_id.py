@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from asgi_gateway.asgi.headers import replaced
+from asgi_gateway.asgi.headers import may_name, replaced
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.context import REQUEST_ID, request_id_var
 from asgi_gateway.ids import RandomHex, uuid4
@@ -66,13 +66,17 @@ class RequestIdMiddleware:
         ``X_Request_ID`` is the same name to a service that speaks CGI, so it is never passed on. Any other
         name than the default is put in anew: what a client sent, its Connection header can take off.
         """
-        name, length = self._header, len(self._header)
-        found = [
-            pair for pair in headers if len(pair[0]) == length and pair[0].lower().replace(b"_", b"-") == name
-        ]
+        name = self._header
+        found = (
+            [pair for pair in headers if pair[0].lower().replace(b"_", b"-") == name]
+            if may_name(headers, name)
+            else []
+        )
         if len(found) == 1 and b"_" not in found[0][0] and _VALID.fullmatch(found[0][1]):
             value = found[0][1]
             return (headers if name == _DEFAULT else replaced(headers, name, value)), value
-        value = uuid4(self._ids(32)).encode("ascii")
-        kept = [pair for pair in headers if pair not in found] if found else headers
-        return [*kept, (name, value)], value
+        value = self._made()
+        return [*(pair for pair in headers if pair not in found), (name, value)], value
+
+    def _made(self) -> bytes:
+        return uuid4(self._ids(32)).encode("ascii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asgi_gateway.asgi.headers import may_name
 from asgi_gateway.context import TRACE, trace_id_var
 from asgi_gateway.ids import RandomHex
 from asgi_gateway.trace import TraceContext, parse_traceparent, parse_tracestate
@@ -37,10 +38,10 @@ class TracingMiddleware:
 
     def _continued(self, headers: Headers) -> tuple[Headers, TraceContext]:
         """The headers with this gateway as the parent, and its place in the trace."""
-        found = [pair for pair in headers if len(pair[0]) in (10, 11) and pair[0].lower() in _TRACE_HEADERS]
-        if not found:
+        if not may_name(headers, b"trace"):
             trace = TraceContext.begin(self._ids)
             return [*headers, (b"traceparent", trace.header())], trace
+        found = [pair for pair in headers if pair[0].lower() in _TRACE_HEADERS]
         caller = _caller(found)
         trace = caller.child(self._ids) if caller else TraceContext.begin(self._ids)
         passed = [pair for pair in headers if pair not in found]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import product
 from typing import TypeAlias
 
-from asgi_gateway.asgi.headers import get_all
+from asgi_gateway.asgi.headers import fields_of, get_all
 from asgi_gateway.context import Exchange
 from asgi_gateway.types import Headers
 
@@ -86,21 +86,27 @@ def split_request(
     hyphens too. What the client sent, and so all that its Connection can take off, is known to the
     `exchange`; without one it is everything.
     """
-    not_passed, ends_here = (NOT_PASSED_TRACED, ENDS_HERE_TRACED) if traced else (NOT_PASSED, ENDS_HERE)
+    not_passed = NOT_PASSED_TRACED if traced else NOT_PASSED
+    fields = fields_of(headers)
+    if fields is not None and b"connection" not in fields and b"_" not in b"".join(fields):
+        ended = {name: [fields.pop(name)] for name in not_passed.intersection(fields)}
+        return [*fields.items()], ended
+    return _split_with_care(headers, exchange, not_passed, ENDS_HERE_TRACED if traced else ENDS_HERE)
+
+
+def _split_with_care(
+    headers: Headers, exchange: Exchange | None, not_passed: frozenset[bytes], ends_here: frozenset[bytes]
+) -> tuple[Headers, Ended]:
+    """The same for headers in which names repeat, are not in lower case, or hold underscores."""
     passed: Headers = []
     ended: Ended = {}
-    underscored = False
     for pair in headers:
         name = pair[0].lower()
         if name not in not_passed:
             passed.append(pair)
-            if b"_" in name:
-                underscored = True
-        elif name in ended:
-            ended[name].append(pair[1])
         elif name in ends_here:
-            ended[name] = [pair[1]]
-    if underscored:
+            ended.setdefault(name, []).append(pair[1])
+    if any(b"_" in name for name, _ in passed):
         passed = _without_aliases(passed)
     if b"connection" in ended and not _USUAL_CONNECTION.issuperset(ended[b"connection"]):
         passed = _without_named(passed, ended[b"connection"], exchange)

@@ -6,6 +6,7 @@ import asyncio
 import http
 from typing import TYPE_CHECKING, Final
 
+from asgi_gateway.asgi.headers import fields_of
 from asgi_gateway.errors import ResponseAborted
 from asgi_gateway.types import ASGIApp, Headers, Message, Scope
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 NO_BODY: Final = -1
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 
 
 def _status_line(status: int) -> bytes:
@@ -149,35 +149,40 @@ class Cycle:
 
     def _make_head(self, status: int, headers: Headers) -> bytes:
         """The status line and headers; raises `RuntimeError` where a header would become two."""
-        lines = [STATUS_LINES.get(status) or _status_line(status)]
-        names = []
-        length: int | None = None
-        for pair in headers:
-            name = pair[0].lower()
-            names.append(name)
-            if name not in _FRAMING:
-                lines.append(b": ".join(pair))
-            elif name == b"content-length":
-                lines.append(b": ".join(pair))
-                length = int(pair[1])
-            elif name == b"connection":
-                self.keep_alive = self.keep_alive and b"close" not in pair[1].lower()
-        defaults = self._protocol.server_state.default_headers
-        lines += [b": ".join(pair) for pair in defaults if pair[0] not in names]
-        self._frame(status, length, lines)
+        if type(headers) is not list:
+            headers = [*headers]
+        fields = fields_of(headers)
+        if fields is None or b"connection" in fields or b"transfer-encoding" in fields:
+            headers, fields = self._without_framing(headers)
+        lines = [STATUS_LINES.get(status) or _status_line(status), *map(b": ".join, headers)]
+        for pair in self._protocol.server_state.default_headers:
+            if pair[0] not in fields:
+                lines.append(b": ".join(pair))  # noqa: PERF401 - seldom more than one
+        self._frame(status, fields.get(b"content-length"), lines)
         head = b"\r\n".join(lines)
         if head.count(b"\n") >= len(lines) or head.count(b"\r") >= len(lines) or b"\0" in head:
             raise RuntimeError("A response header holds a control character.")
         return head + b"\r\n\r\n"
 
-    def _frame(self, status: int, length: int | None, lines: list[bytes]) -> None:
+    def _without_framing(self, headers: Headers) -> tuple[Headers, dict[bytes, bytes]]:
+        """The app's headers without those that are ours to say, and the same by name."""
+        kept: Headers = []
+        for name, value in headers:
+            lowered = name.lower()
+            if lowered == b"connection":
+                self.keep_alive = self.keep_alive and b"close" not in value.lower()
+            elif lowered != b"transfer-encoding":
+                kept.append((name, value))
+        return kept, {name.lower(): value for name, value in kept}
+
+    def _frame(self, status: int, length: bytes | None, lines: list[bytes]) -> None:
         """Say how the body ends (RFC 9112 section 6.3) and whether the connection does."""
         if self.expects_continue:
             self.keep_alive = False  # nobody knows whether the body comes (RFC 9110 section 10.1.1)
         if status in (204, 304) or self.scope["method"] == "HEAD":
             self._left = NO_BODY
         elif length is not None:
-            self._left = length
+            self._left = int(length)
         elif self.scope["http_version"] == "1.0":
             self.ends_at_close = True
             self.keep_alive = False

@@ -79,9 +79,14 @@ def read_head(version: str, headers: Headers, good_host: bytes | None) -> Head:
     if version not in ("1.1", "1.0"):
         raise Refused(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
     head = Head(version)
-    for name, value in headers:
-        if name in _TAKE:
-            _TAKE[name](head, value)
+    fields = dict(headers)
+    if len(fields) == len(headers):
+        for name in _TAKE.keys() & fields.keys():
+            _TAKE[name](head, fields[name])
+    else:
+        for name, value in headers:
+            if name in _TAKE:
+                _TAKE[name](head, value)
     if head.chunked and head.length is not None:
         raise Refused(400, "it has both a Content-Length and a Transfer-Encoding")
     host = head.host
