@@ -1,0 +1,248 @@
+"""Every fault of a service, under every server.
+
+After each: the right status or a broken answer, within the right time; the next request is served. In the
+end no connection, task, descriptor or memory is left behind.
+"""
+
+import asyncio
+import datetime as dt
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import trustme
+
+from asgi_gateway.testing import Connection, Handler, Upstream, behaviours, refused_url
+from tests.faults.client import Answer, Ending, ask
+from tests.faults.walk import GOOD, LIMIT, SERVERS, Service, Walk
+
+UPLOAD = 64 * 1024 * 1024
+"""Bytes, more than all the buffers between a client and a service can hold."""
+
+SLACK = 2.0
+"""Seconds by which a busy machine may be late."""
+
+
+class Outcome(NamedTuple):
+    """What a fault must look like to the client. Where several statuses are right, any of them."""
+
+    statuses: tuple[int, ...]
+    ending: Ending = "whole"
+    at_least: float = 0.0
+
+    def matches(self, answer: Answer) -> bool:
+        if self.ending == "never":
+            return answer.status in self.statuses and answer.ending == "never"
+        in_time = self.at_least * 0.9 <= answer.seconds <= self.at_least + SLACK
+        return answer.status in self.statuses and answer.ending == self.ending and in_time
+
+
+WHOLE = Outcome((200,))
+BAD = Outcome((502,))
+BROKEN = Outcome((200,), "broken")
+STALLED = Outcome((200,), "broken", at_least=LIMIT)
+LATE = Outcome((504,), at_least=LIMIT)
+EARLY = Outcome((413,))
+
+CHUNKED = b"Transfer-Encoding: chunked"
+
+
+def head(*lines: bytes) -> bytes:
+    return b"\r\n".join([b"HTTP/1.1 200 OK", *lines, b"", b""])
+
+
+BEFORE_THE_ANSWER: dict[str, tuple[Handler, Outcome]] = {
+    "reset before the head": (behaviours.reset_before_headers(), BAD),
+    "reset inside the head": (behaviours.reset_inside_headers(), BAD),
+    "end before the head": (behaviours.close_before_headers(), BAD),
+    "end inside the head": (behaviours.raw(b"HTTP/1.1 200 OK\r\nContent-Le"), BAD),
+    "bad status line": (behaviours.raw(b"HTTP/1.1 OK\r\n\r\n"), BAD),
+    "not HTTP": (behaviours.raw(b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1"), BAD),
+    "huge head": (behaviours.raw(head(b"X: " + b"x" * 300_000)), BAD),
+    "endless head": (behaviours.raw(head(*[b"X: x"] * 30_000)), BAD),
+    "two lengths": (behaviours.raw(head(b"Content-Length: 1", b"Content-Length: 2") + b"xx"), BAD),
+    "length and coding": (behaviours.raw(head(b"Content-Length: 1", CHUNKED) + b"0\r\n\r\n"), BAD),
+    "slow head": (behaviours.trickle(interval=0.1, headers=True), LATE),
+    "no answer": (behaviours.hang(), LATE),
+    "unsolicited 101": (behaviours.raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"), BAD),
+    "flood of 102": (behaviours.interim((102,) * 10_000), BAD),
+    "flood of 103": (behaviours.interim((103,) * 10_000), BAD),
+    "some 103": (behaviours.interim((103,) * 4), WHOLE),
+    "extra bytes": (behaviours.extra_bytes(), WHOLE),
+    "bytes after 204": (
+        behaviours.raw(b"HTTP/1.1 204 No Content\r\n\r\n" + head(b"Content-Length: 0")),
+        Outcome((204,)),
+    ),
+    "unannounced end": (behaviours.stale(), WHOLE),
+    "unannounced reset": (behaviours.stale(reset=True), WHOLE),
+    "unannounced late end": (behaviours.stale(after=0.05), WHOLE),
+}
+INSIDE_THE_ANSWER: dict[str, tuple[Callable[..., Handler], Outcome]] = {
+    "reset inside a chunked body": (behaviours.reset_inside_body, BROKEN),
+    "reset inside a counted body": (partial(behaviours.reset_inside_body, length=1000), BROKEN),
+    "end inside a counted body": (behaviours.too_short, BROKEN),
+    "end inside a chunked body": (partial(behaviours.chunked_cut, b"part"), BROKEN),
+    "bad chunk": (lambda headers: _raw(headers, CHUNKED, body=b"4\r\npart\r\nzz\r\n"), BROKEN),
+    "end inside a chunk": (lambda headers: _raw(headers, CHUNKED, body=b"8\r\npart"), BROKEN),
+    "stall inside the body": (behaviours.hang_inside_body, STALLED),
+    "slow body": (
+        partial(behaviours.chunked, b"s", b"l", b"o", b"w", interval=0.3),
+        Outcome((200,), at_least=0.9),
+    ),
+    "body to the end": (behaviours.close_delimited, WHOLE),
+}
+BESIDE_AN_UPLOAD: dict[str, tuple[Handler, Outcome]] = {
+    "never reads": (lambda _, connection: _read_later(connection), LATE),
+    "early answer and end": (behaviours.early_answer(413, close=True), EARLY),
+    "early reset": (lambda _, connection: _reset(connection), BAD),
+}
+ELSEWHERE: dict[str, Outcome] = {
+    "refused": BAD,
+    "blackhole": LATE,
+    "unknown name": Outcome((502, 504)),  # 504 where the machine's resolver takes its time
+    "expired certificate": BAD,
+    "certificate of another": BAD,
+    "unknown authority": BAD,
+    "plaintext in place of TLS": BAD,
+    "silence in place of TLS": LATE,
+    "TLS in place of plaintext": BAD,
+}
+
+
+def _raw(headers: list[tuple[bytes, bytes]], *lines: bytes, body: bytes) -> Handler:
+    return behaviours.raw(head(*[b"%b: %b" % pair for pair in headers], *lines) + body)
+
+
+async def _reset(connection: Connection) -> None:
+    connection.reset()
+
+
+async def _read_later(connection: Connection) -> None:
+    connection.pause_reading()
+    await asyncio.sleep(3 * LIMIT)  # it is long out of time by then, and now sees that it is
+    connection.resume_reading()
+
+
+def request(method: bytes, target: bytes) -> bytes:
+    length = {b"POST": b"Content-Length: 4\r\n", b"UPLOAD": b"Content-Length: %d\r\n" % UPLOAD}
+    body = {b"POST": b"body", b"UPLOAD": bytes(UPLOAD)}
+    return b"%b %b HTTP/1.1\r\nHost: g\r\nConnection: close\r\n%b\r\n%b" % (
+        b"PUT" if method == b"UPLOAD" else method,
+        target,
+        length.get(method, b""),
+        body.get(method, b""),
+    )
+
+
+@contextmanager
+def full_backlog() -> Iterator[str]:
+    """The URL of a listener that accepts nobody and whose queue is full: a SYN to it is never answered."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            for one in waiting:
+                one.close()
+
+
+@asynccontextmanager
+async def services_elsewhere(folder: Path) -> AsyncIterator[dict[str, Service]]:
+    """Services that cannot be connected to, or not securely."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    past = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    certificates = {
+        "expired certificate": authority.issue_cert("127.0.0.1", not_after=past),
+        "certificate of another": authority.issue_cert("other.example"),
+        "unknown authority": trustme.CA().issue_cert("127.0.0.1"),
+        "TLS in place of plaintext": authority.issue_cert("127.0.0.1"),
+    }
+    found = {"unknown name": "http://no-such-name.invalid"}
+    async with AsyncExitStack() as stack:
+        for name, certificate in certificates.items():
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate.configure_cert(context)
+            found[name] = (await stack.enter_async_context(Upstream(GOOD, tls=context))).url
+        found["TLS in place of plaintext"] = found["TLS in place of plaintext"].replace("https", "http")
+        for name, behaviour in {
+            "plaintext in place of TLS": _answer_at_once,
+            "silence in place of TLS": _say_nothing,
+        }.items():
+            plain = await stack.enter_async_context(await asyncio.start_server(behaviour, "127.0.0.1", 0))
+            found[name] = f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}"
+        found["refused"] = stack.enter_context(refused_url())
+        found["blackhole"] = stack.enter_context(full_backlog())
+        yield {
+            name: Service(
+                options={"url": url} | ({"tls": {"ca": "ca.pem"}} if url.startswith("https") else {})
+            )
+            for name, url in found.items()
+        }
+
+
+async def _answer_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    writer.close()
+
+
+async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while await reader.read(65536):
+            pass
+    except ConnectionError:
+        pass
+    writer.close()
+
+
+EVENTS = [(b"Content-Type", b"text/event-stream")]
+HERE = {
+    **{name: handler for name, (handler, _) in BEFORE_THE_ANSWER.items()},
+    **{name: make(headers=[]) for name, (make, _) in INSIDE_THE_ANSWER.items()},
+    **{f"{name}, events": make(headers=EVENTS) for name, (make, _) in INSIDE_THE_ANSWER.items()},
+    **{name: handler for name, (handler, _) in BESIDE_AN_UPLOAD.items()},
+}
+EXPECTED: dict[str, tuple[tuple[bytes, ...], Outcome]] = {
+    **{name: ((b"GET", b"POST"), outcome) for name, (_, outcome) in BEFORE_THE_ANSWER.items()},
+    **{name: ((b"GET", b"POST"), outcome) for name, (_, outcome) in INSIDE_THE_ANSWER.items()},
+    **{f"{name}, events": ((b"GET",), outcome) for name, (_, outcome) in INSIDE_THE_ANSWER.items()},
+    **{name: ((b"UPLOAD",), outcome) for name, (_, outcome) in BESIDE_AN_UPLOAD.items()},
+    **{name: ((b"GET", b"POST"), outcome) for name, outcome in ELSEWHERE.items()},
+}
+DIFFERENT = {"hypercorn": {"never reads": Outcome((504,), "never")}}
+"""What a server makes of a fault in its own way. Each is told of in docs/servers.md."""
+
+LEFT = {"hypercorn": {"tasks": 2, "descriptors": 1}}
+"""What it leaves behind by that."""
+
+
+async def commit(walk: Walk, name: str, expected: Outcome) -> None:
+    """The same fault by every method in turn, each time followed by a request that must be served."""
+    for method in EXPECTED[name][0]:
+        answer = await ask(walk.port, request(method, walk.target(name)))
+        if not expected.matches(answer):
+            end = answer.received[:60], answer.received[-20:]
+            walk.wrong.append(f"{name}, {method.decode()}: {answer[:3]} {end}, not {expected}")
+        await walk.check_that_it_serves(name if name in HERE else "no answer")
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_every_fault_of_a_service_is_survived(server: str, tmp_path: Path) -> None:
+    async with services_elsewhere(tmp_path) as elsewhere:
+        services = {name: Service(handler) for name, handler in HERE.items()} | elsewhere
+        async with Walk.over(SERVERS[server], services, tmp_path, left=LEFT.get(server, {})) as walk:
+            different = DIFFERENT.get(server, {})
+            await asyncio.gather(
+                *(commit(walk, name, different.get(name, EXPECTED[name][1])) for name in services)
+            )
