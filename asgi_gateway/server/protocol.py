@@ -55,7 +55,9 @@ class HttpProtocol(asyncio.Protocol):
     max_head = 64 * 1024
     """Bytes of a request's whole head; more is 431."""
     max_pipelined = 64
-    """Requests that may wait behind the one in progress."""
+    """Requests that may wait behind the one in progress; more is 400."""
+    read_ahead = 8
+    """Requests behind the one in progress until reading stops; from then on a client's end is not seen."""
     head_timeout = 10.0
     """Seconds from a new connection, or a head's first byte, to the head's end."""
     body_interval = 10.0
@@ -126,7 +128,7 @@ class HttpProtocol(asyncio.Protocol):
         self._expect_within(self.head_timeout)
 
     def data_received(self, data: bytes) -> None:
-        if self._closing:
+        if self._closing or self._refusal is not None:
             return
         if not self._in_head and self._receiving is None:
             self._in_head = True
@@ -277,7 +279,8 @@ class HttpProtocol(asyncio.Protocol):
             self._start(cycle)
             return
         self._waiting.append(cycle)
-        self.pause_reading()
+        if len(self._waiting) > self.read_ahead:
+            self.pause_reading()
         if len(self._waiting) > self.max_pipelined:
             raise Refused(400, "too many requests at once")
 
@@ -355,8 +358,6 @@ class HttpProtocol(asyncio.Protocol):
                     return
         if self._cycle is None:
             self._answer_refusal(refusal)
-        else:
-            self.pause_reading()
 
     def _answer_refusal(self, refusal: Refused) -> None:
         self.logger.info("refused a request: %s", refusal)
