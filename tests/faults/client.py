@@ -96,7 +96,7 @@ async def ask(port: int, request: bytes) -> Answer:
 
 
 def is_whole(received: bytes) -> bool:
-    """Whether a client would take this for a complete answer, its connection having ended (RFC 9112 section 8)."""
+    """Whether a client takes this for a complete answer, its connection having ended (RFC 9112 section 8)."""
     head, separator, body = received.partition(b"\r\n\r\n")
     if not separator:
         return False

@@ -12,10 +12,7 @@ import pytest
 
 from asgi_gateway.testing import Handler, behaviours
 from tests.faults.client import LEAVING, Client, Leaving, connected, held_by
-from tests.faults.walk import GOOD, SERVERS, Service, Walk
-
-SOON = 3.0
-"""Seconds: one for the gateway to notice, and what a busy machine may be late."""
+from tests.faults.walk import GOOD, PATIENT, SERVERS, SOON, Service, Walk, complaint_of_service, note
 
 EVENTS = [(b"Content-Type", b"text/event-stream")]
 PIECES = [b"data: piece\n\n"] * 1000
@@ -60,13 +57,15 @@ MISDEEDS = {
 ANSWERED_FIRST = {"nonsense behind a request", "more than its length"}
 """Whose first request is complete."""
 
+WITH_A_SECOND = {f"{how} with a second request waiting" for how in LEAVING}
 DIFFERENT: dict[str, set[str]] = {
-    "httptools": {"nonsense behind a request", "more than its length", "endless head"},
+    "httptools": {"nonsense behind a request", "more than its length", "endless head", *WITH_A_SECOND},
     "hypercorn": {
         "half-closing before it said anything",
         "half-closing between two requests",
-        "half-closing with a second request waiting",
+        *WITH_A_SECOND,
     },
+    "granian": WITH_A_SECOND,
 }
 """What a server does not see or end. Each is told of in docs/servers.md."""
 
@@ -76,18 +75,6 @@ async def reach(walk: Walk, name: str, stage: Stage, client: Client) -> None:
     await client.until(stage.seen)
     await walk.upstream.wait_for(lambda: len(walk.requests(name)) >= stage.requests)
     await walk.upstream.wait_for(lambda: sum(r.received for r in walk.requests(name)) >= stage.uploaded)
-
-
-async def complaint_of_service(walk: Walk, name: str) -> str | None:
-    """What the service is left with, if anything."""
-    asked = walk.requests(name)
-    try:
-        await walk.upstream.wait_for(lambda: all(r.connection.closed.is_set() for r in asked), SOON)
-    except AssertionError:
-        return "the service still waits"
-    if any(request.ended == "complete" for request in asked if request.method == "POST"):
-        return "the upload looks whole"
-    return None
 
 
 async def leave(walk: Walk, name: str, stage: Stage, how: Leaving) -> None:
@@ -116,17 +103,11 @@ async def misbehave(walk: Walk, name: str, said: bytes) -> None:
     await walk.check_that_it_serves(name)
 
 
-def note(walk: Walk, name: str, complaint: str | None) -> None:
-    """A complaint that is not expected is wrong, and so is an expected one that is not there."""
-    if (complaint is not None) != (name in walk.different):
-        walk.wrong.append(f"{name}: {complaint}")
-
-
 @pytest.mark.parametrize("server", SERVERS)
 async def test_every_fault_of_a_client_is_survived(server: str, tmp_path: Path) -> None:
     leaving = {f"{how} {name}": (stage, how) for name, stage in STAGES.items() for how in LEAVING}
-    services = {name: Service(stage.handler) for name, (stage, _) in leaving.items()}
-    services |= {name: Service(behaviours.answer()) for name in MISDEEDS}
+    services = {name: Service(stage.handler, PATIENT) for name, (stage, _) in leaving.items()}
+    services |= {name: Service(behaviours.answer(), PATIENT) for name in MISDEEDS}
     async with Walk.over(SERVERS[server], services, tmp_path, different=DIFFERENT.get(server, set())) as walk:
         await asyncio.gather(
             *(leave(walk, name, stage, how) for name, (stage, how) in leaving.items()),
@@ -150,7 +131,7 @@ class Endless:
 @pytest.mark.parametrize("server", SERVERS)
 async def test_a_client_that_never_reads_pauses_the_service(server: str, tmp_path: Path) -> None:
     answers = [Endless() for _ in range(4)]
-    services = {f"endless {number}": Service(answer) for number, answer in enumerate(answers)}
+    services = {f"endless {number}": Service(answer, PATIENT) for number, answer in enumerate(answers)}
     async with Walk.over(SERVERS[server], services, tmp_path) as walk:
         before = await held_by(walk.port)
         async with asyncio.timeout(10):

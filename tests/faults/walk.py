@@ -1,6 +1,7 @@
-"""What the walks over the faults share: a server with a service for each fault, and what may be left of it."""
+"""What the walks over the faults share: a server with a service for each fault, and what it leaves."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -33,6 +34,9 @@ SERVERS = {
 LIMIT = 1.0
 """Seconds of every timeout of a service."""
 
+SOON = 3.0
+"""Seconds: one for the gateway to notice, and what a busy machine may be late."""
+
 CHAIN = ["request_id", "tracing", "client_address", "access_log", "gateway_headers", "errors", "health"]
 SERVICE_CHAIN = [
     {"circuit_breaker": {"failure_threshold": 1_000_000}},
@@ -50,6 +54,10 @@ class Service(NamedTuple):
 
     handler: Handler = GOOD
     options: Mapping[str, Any] = {}
+
+
+PATIENT = {"timeouts": {"connect": LIMIT, "first_byte": 6, "idle": 6}}
+"""Of a service whose exchanges only the client's leaving can end soon."""
 
 
 class Walk:
@@ -99,7 +107,11 @@ class Walk:
 
     async def check_that_nothing_is_left(self, before: dict[str, int]) -> None:
         """No connection to the service, descriptor or task, and no more memory than a process needs."""
-        await self.upstream.wait_for(lambda: self.upstream.connections.open == 0, 5)
+        try:
+            await self.upstream.wait_for(lambda: self.upstream.connections.open == 0, 5)
+        except AssertionError:
+            waiting = {connection.request for connection in self.upstream.live}
+            self.wrong.append(f"connections to the service are left: {waiting}")
         until = time.monotonic() + 8
         while True:
             after = await held_by(self.port)
@@ -134,12 +146,27 @@ class Walk:
                     await walk.check_that_it_serves(next(iter(services)))
                     before = await held_by(walk.port)
                 yield walk
-                await walk.check_that_nothing_is_left(
-                    {what: n + left.get(what, 0) for what, n in before.items()}
-                )
+                allowed = {what: number + left.get(what, 0) for what, number in before.items()}
+                await walk.check_that_nothing_is_left(allowed)
         said = walk.output.read_text(errors="replace")
-        walk.wrong += [
-            line for line in said.splitlines() if "never retrieved" in line or "was destroyed" in line
-        ]
+        walk.wrong += re.findall(r".*(?:never retrieved|was destroyed).*", said)
         print(said)
         assert not walk.wrong, "\n".join(walk.wrong)
+
+
+async def complaint_of_service(walk: Walk, name: str) -> str | None:
+    """What the service is left with, if anything."""
+    asked = walk.requests(name)
+    try:
+        await walk.upstream.wait_for(lambda: all(r.connection.closed.is_set() for r in asked), SOON)
+    except AssertionError:
+        return "the service still waits"
+    if any(request.ended == "complete" for request in asked if request.method == "POST"):
+        return "the upload looks whole"
+    return None
+
+
+def note(walk: Walk, name: str, complaint: str | None) -> None:
+    """A complaint that is not expected is wrong, and so is an expected one that is not there."""
+    if (complaint is not None) != (name in walk.different):
+        walk.wrong.append(f"{name}: {complaint}")
