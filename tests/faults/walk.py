@@ -15,7 +15,7 @@ from asgi_gateway.testing import Connection, Handler, Request, Upstream, behavio
 from tests.faults.client import ask, held_by
 from tests.servers import COMMANDS, running
 
-KEEP_ALIVE = "5"
+KEEP_ALIVE = "4"
 """Seconds, in place of those of the page: hypercorn notices only then that an idle client has left."""
 
 
@@ -50,13 +50,16 @@ what the allocator keeps. A leak of one buffer an exchange is more."""
 
 
 class Service(NamedTuple):
-    """How a service of the gateway misbehaves: by its handler, or by where it is and how it is spoken to."""
+    """How a service of the gateway misbehaves: by its handler, or by where it is and how it is spoken to.
+
+    ``{port}`` in a URL among the options is that of the handlers.
+    """
 
     handler: Handler = GOOD
     options: Mapping[str, Any] = {}
 
 
-PATIENT = {"timeouts": {"connect": LIMIT, "first_byte": 6, "idle": 6}}
+PATIENT = {"timeouts": {"connect": LIMIT, "first_byte": 4, "idle": 4}}
 """Of a service whose exchanges only the client's leaving can end soon."""
 
 
@@ -92,6 +95,7 @@ class Walk:
                 "middleware": SERVICE_CHAIN,
                 **service.options,
             }
+            services[f"s{number}"]["url"] = services[f"s{number}"]["url"].format(port=self.upstream.port)
         return {"version": 1, "middleware": CHAIN, "services": services}
 
     def requests(self, name: str) -> list[Request]:
