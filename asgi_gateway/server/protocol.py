@@ -128,7 +128,7 @@ class HttpProtocol(asyncio.Protocol):
         self._expect_within(self.head_timeout)
 
     def data_received(self, data: bytes) -> None:
-        if self._closing or self._refusal is not None:
+        if self._closing:
             return
         if not self._in_head and self._receiving is None:
             self._in_head = True
@@ -358,6 +358,8 @@ class HttpProtocol(asyncio.Protocol):
                     return
         if self._cycle is None:
             self._answer_refusal(refusal)
+        else:
+            self.pause_reading()
 
     def _answer_refusal(self, refusal: Refused) -> None:
         self.logger.info("refused a request: %s", refusal)
