@@ -14,6 +14,7 @@ import pytest
 
 from asgi_gateway.testing import Connection, Handler, Request, behaviours
 from tests.faults.client import LEAVING, Client, Leaving, connected
+from tests.faults.elsewhere import ELSEWHERE, services_elsewhere
 from tests.faults.walk import LIMIT, PATIENT, SERVERS, SOON, Service, Walk, complaint_of_service, note
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -115,7 +116,7 @@ DIFFERENT = {
 }
 """What a server makes of a fault in its own way. Each is told of in docs/servers.md."""
 
-LEFT = {"granian": {"descriptors": len(HANDSHAKES) + len(LEAVING)}}
+LEFT = {"granian": {"descriptors": len(HANDSHAKES) + len(ELSEWHERE) + len(LEAVING)}}
 """What it may leave behind of refused handshakes."""
 
 
@@ -146,14 +147,14 @@ async def answer_close(client: Client) -> int | None:
     return None
 
 
-async def be_refused(walk: Walk, name: str, expected: Handshake) -> None:
+async def be_refused(walk: Walk, name: str, statuses: tuple[int, ...], at_least: float) -> None:
     async with connected(walk.port) as client:
         began = time.monotonic()
         status = await shake_hands(walk, name, client)
         took = time.monotonic() - began
-    late = not expected.at_least * 0.9 <= took <= expected.at_least + SOON
-    note(walk, name, f"{status} after {took} s" if status != expected.status or late else None)
-    await walk.check_that_it_serves(name)
+    late = not at_least * 0.9 <= took <= at_least + SOON
+    note(walk, name, f"{status} after {took} s" if status not in statuses or late else None)
+    await walk.check_that_it_serves("refusal" if name in ELSEWHERE else name)
 
 
 async def be_ended(walk: Walk, name: str, code: int) -> None:
@@ -202,9 +203,13 @@ async def test_every_fault_in_a_websocket_is_survived(server: str, tmp_path: Pat
     services |= dict.fromkeys(in_handshake, Service(behaviours.hang(), PATIENT))
     services |= dict.fromkeys([*after, *MISDEEDS], Service(accepted(waits), PATIENT))
     different, left = DIFFERENT.get(server, ()), LEFT.get(server, {})
-    async with Walk.over(SERVERS[server], services, tmp_path, different=different, left=left) as walk:
+    async with (
+        services_elsewhere(tmp_path) as elsewhere,
+        Walk.over(SERVERS[server], services | elsewhere, tmp_path, different=different, left=left) as walk,
+    ):
         await asyncio.gather(
-            *(be_refused(walk, name, expected) for name, expected in HANDSHAKES.items()),
+            *(be_refused(walk, name, (to.status,), to.at_least) for name, to in HANDSHAKES.items()),
+            *(be_refused(walk, name, to.statuses, to.at_least) for name, to in ELSEWHERE.items()),
             *(be_ended(walk, name, code) for name, (_, code) in ENDINGS.items()),
             *(leave(walk, name, how, inside_handshake=True) for name, how in in_handshake.items()),
             *(leave(walk, name, how, inside_handshake=False) for name, how in after.items()),
