@@ -49,7 +49,6 @@ BEFORE_THE_ANSWER: dict[str, tuple[Handler, Outcome]] = {
     "flood of 103": (behaviours.interim((103,) * 10_000), BAD),
     "some 103": (behaviours.interim((103,) * 4), WHOLE),
     "extra bytes": (behaviours.extra_bytes(), WHOLE),
-    "late extra bytes": (behaviours.extra_bytes(after=0.05), WHOLE),
     "bytes after 204": (
         behaviours.raw(b"HTTP/1.1 204 No Content\r\n\r\n" + head(b"Content-Length: 0")),
         Outcome((204,)),
