@@ -1,25 +1,15 @@
 """The gateway under every server that docs/servers.md names, started as it is written there."""
 
 import asyncio
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from asgi_gateway.testing import Handler, Upstream, behaviours
-
-ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "servers.md").read_text()
-COMMANDS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[0].splitlines()
+from tests import servers
 
 CONFIG = """\
 version: 1
@@ -34,52 +24,19 @@ REQUEST = b"GET /api/x HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
 
 
 class Running(NamedTuple):
-    """A server, and the port on which its gateway expects the service."""
+    """A server's port, and the port on which its gateway expects the service."""
 
-    process: subprocess.Popen[bytes]
     port: int
     service: int
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until_it_accepts(port: int) -> None:
-    for _ in range(300):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise RuntimeError("the server did not start")
-
-
-@pytest.fixture(scope="module", params=COMMANDS)
+@pytest.fixture(scope="module", params=servers.COMMANDS)
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    port, service = free_port(), free_port()
+    service = servers.free_port()
     config = tmp_path_factory.mktemp("server") / "gateway.yaml"
     config.write_text(CONFIG.format(port=service))
-    listen = f"--bind 127.0.0.1:{port}" if request.param.startswith("hypercorn") else f"--port {port}"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "ASGI_GATEWAY_CONFIG": str(config)}
-    with subprocess.Popen(
-        f"exec {request.param} {listen}",
-        shell=True,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            wait_until_it_accepts(port)
-            yield Running(process, port, service)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                assert process.wait(20) in (0, -signal.SIGTERM)
-            finally:
-                process.kill()
+    with servers.running(request.param, config) as server:
+        yield Running(server.port, service)
 
 
 @asynccontextmanager

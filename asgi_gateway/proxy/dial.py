@@ -40,6 +40,7 @@ class Dialer:
         self._tls = ClientTls(tls) if origin.tls else None
         self._server_name = tls.server_name or origin.host if origin.tls else None
         self._literal = _literal(origin)
+        self._lookup: asyncio.Task[list[Address]] | None = None
 
     async def connect(self, factory: Callable[[], P]) -> P:
         """A protocol on a connection that is open, and secured where the origin is https."""
@@ -54,8 +55,24 @@ class Dialer:
         return protocol
 
     async def _addresses(self) -> list[Address]:
+        """Those of the name. Who asks during a lookup shares it.
+
+        A lookup cannot be called off: it keeps one of the few threads there are until the resolver gives up.
+        More than one for each endpoint, and a name that nobody resolves would hold up every other.
+        """
         if self._literal is not None:
             return [self._literal]
+        if self._lookup is None:
+            self._lookup = asyncio.ensure_future(self._look_up())
+            self._lookup.add_done_callback(self._looked_up)
+        return await asyncio.shield(self._lookup)
+
+    def _looked_up(self, lookup: asyncio.Task[list[Address]]) -> None:
+        self._lookup = None
+        if not lookup.cancelled():
+            lookup.exception()  # it may be that nobody waits for it any more
+
+    async def _look_up(self) -> list[Address]:
         host, port = self._origin.host, self._origin.port
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -30,6 +30,7 @@ import httptools
 from asgi_gateway.asgi.headers import get_all
 from asgi_gateway.clock import Clock, Timer
 from asgi_gateway.errors import Failure, FailureKind
+from asgi_gateway.proxy.last_words import last_words
 from asgi_gateway.proxy.transport import (
     MalformedRequest,
     OnEarlyHints,
@@ -412,6 +413,8 @@ class Http1Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        if exc is not None and self._owned and self._error is None and (said := last_words(self._transport)):
+            self.data_received(said)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

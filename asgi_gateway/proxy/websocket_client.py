@@ -49,7 +49,7 @@ class Refused(Exception):
 
 
 class ServiceConnection(ClientConnection):
-    """A connection to a service whose close frame counts even if no end of the connection follows."""
+    """A connection to a service whose close frame, or breach of the protocol, counts even if it stays."""
 
     def __init__(self, protocol: ClientProtocol, *, ping_interval: float | None, clock: Clock) -> None:
         super().__init__(
@@ -68,10 +68,19 @@ class ServiceConnection(ClientConnection):
         """The headers of the service's answer to the handshake, names in lower case."""
         return _raw(self.response) if self.response is not None else []
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.protocol.parser_exc is not None:
+            self._hang_up_soon()
+
     def process_event(self, event: Event) -> None:
         super().process_event(event)
         if isinstance(event, Frame) and event.opcode is Opcode.CLOSE:
-            # RFC 6455 section 7.1.1 leaves it to the server to close the connection; not all do.
+            self._hang_up_soon()
+
+    def _hang_up_soon(self) -> None:
+        """RFC 6455 section 7.1.1 leaves it to the server to close the connection; not all do."""
+        if self._closing is None:
             self._closing = self._clock.call_later(HANG_UP_WITHIN, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:

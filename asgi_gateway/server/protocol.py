@@ -59,7 +59,9 @@ class HttpProtocol(asyncio.Protocol):
     max_head = 64 * 1024
     """Bytes of a request's whole head; more is 431."""
     max_pipelined = 64
-    """Requests that may wait behind the one in progress."""
+    """Requests that may wait behind the one in progress; more is 400."""
+    read_ahead = 8
+    """Requests behind the one in progress until reading stops; from then on a client's end is not seen."""
     head_timeout = 10.0
     """Seconds from a new connection, or a head's first byte, to the head's end."""
     body_interval = 10.0
@@ -298,7 +300,8 @@ class HttpProtocol(asyncio.Protocol):
     def _queue(self, cycle: Cycle) -> None:
         """Let a request that came before its turn wait, and read no more until it is answered."""
         self._waiting.append(cycle)
-        self.pause_reading()
+        if len(self._waiting) > self.read_ahead:
+            self.pause_reading()
         if len(self._waiting) > self.max_pipelined:
             raise Refused(400, "too many requests at once")
 

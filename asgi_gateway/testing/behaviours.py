@@ -52,12 +52,13 @@ def chunked(*chunks: bytes, headers: Iterable[Header] = (), interval: float = 0.
     return handler
 
 
-def chunked_cut(*chunks: bytes) -> Handler:
+def chunked_cut(*chunks: bytes, headers: Iterable[Header] = ()) -> Handler:
     """A chunked answer that ends in a FIN with its last chunk still to come."""
+    pairs = [*headers, (b"Transfer-Encoding", b"chunked")]
 
     async def handler(request: Request, connection: Connection) -> None:
         await request.body()
-        await connection.send_head(200, [(b"Transfer-Encoding", b"chunked")])
+        await connection.send_head(200, pairs)
         for chunk in chunks:
             await connection.send_chunk(chunk)
         connection.close()
@@ -78,12 +79,13 @@ def close_delimited(body: bytes = b"ok", headers: Iterable[Header] = ()) -> Hand
     return handler
 
 
-def too_short(body: bytes = b"part", *, length: int = 1000) -> Handler:
+def too_short(body: bytes = b"part", *, length: int = 1000, headers: Iterable[Header] = ()) -> Handler:
     """Promise `length` bytes, send fewer, then FIN."""
+    pairs = [*headers, (b"Content-Length", b"%d" % length)]
 
     async def handler(request: Request, connection: Connection) -> None:
         await request.body()
-        await connection.respond(200, [(b"Content-Length", b"%d" % length)], body)
+        await connection.respond(200, pairs, body)
         connection.close()
 
     return handler
@@ -162,16 +164,19 @@ def reset_inside_headers() -> Handler:
     return handler
 
 
-def reset_inside_body(body: bytes = b"part", *, length: int | None = None) -> Handler:
+def reset_inside_body(
+    body: bytes = b"part", *, length: int | None = None, headers: Iterable[Header] = ()
+) -> Handler:
     """RST after the first bytes of a body, chunked unless `length` says how many were promised."""
+    pairs = list(headers)
 
     async def handler(request: Request, connection: Connection) -> None:
         await request.body()
         if length is None:
-            await connection.send_head(200, [(b"Transfer-Encoding", b"chunked")])
+            await connection.send_head(200, [*pairs, (b"Transfer-Encoding", b"chunked")])
             await connection.send_chunk(body)
         else:
-            await connection.respond(200, [(b"Content-Length", b"%d" % length)], body)
+            await connection.respond(200, [*pairs, (b"Content-Length", b"%d" % length)], body)
         await _delivered(connection)
         connection.reset()
 
@@ -187,12 +192,13 @@ def hang() -> Handler:
     return handler
 
 
-def hang_inside_body(body: bytes = b"part") -> Handler:
+def hang_inside_body(body: bytes = b"part", *, headers: Iterable[Header] = ()) -> Handler:
     """The headers and a first chunk, then nothing."""
+    pairs = [*headers, (b"Transfer-Encoding", b"chunked")]
 
     async def handler(request: Request, connection: Connection) -> None:
         await request.body()
-        await connection.send_head(200, [(b"Transfer-Encoding", b"chunked")])
+        await connection.send_head(200, pairs)
         await connection.send_chunk(body)
         await connection.hang()
 

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -84,6 +85,30 @@ async def test_a_name_is_resolved_anew_for_every_connection(
             assert names.asked == 1
             names.addresses = [("127.0.0.1", new.port)]
             assert await fetch(transport) == b"new"
+
+
+async def test_who_asks_during_a_lookup_shares_it(
+    make_http1: MakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = asyncio.Event()
+
+    class SlowNames(Names):
+        async def __call__(self, *args: Any, **options: Any) -> list[tuple]:
+            found = await super().__call__(*args, **options)
+            await answered.wait()
+            return found
+
+    async with Upstream(behaviours.answer()) as upstream:
+        names = SlowNames(monkeypatch, ("127.0.0.1", upstream.port))
+        async with make_http1(0, origin=Origin("service.example", 80)) as transport:
+            impatient, patient = (asyncio.ensure_future(fetch(transport)) for _ in range(2))
+            await settle()
+            impatient.cancel()
+            await settle()
+            answered.set()
+            assert await patient == b"ok"
+            assert impatient.cancelled()
+    assert names.asked == 1
 
 
 async def test_an_unknown_name_is_a_failed_connection(make_http1: MakeTransport) -> None:

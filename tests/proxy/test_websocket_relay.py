@@ -198,6 +198,22 @@ async def test_a_service_that_breaks_the_protocol_is_1011_for_the_client(frames:
         assert (await asyncio.wait_for(end_of(client), 3)).rcvd == Close(code, "")
 
 
+async def test_a_service_that_breaks_the_protocol_and_stays_is_hung_up_on() -> None:
+    over = asyncio.Event()
+
+    async def breaks(connection: ServerConnection) -> None:
+        connection.transport.pause_reading()  # so that it answers no close
+        connection.transport.write(b"\x83\x00")
+        await over.wait()
+        connection.transport.abort()
+
+    async with through(breaks) as client:
+        try:
+            assert (await asyncio.wait_for(end_of(client), 3)).rcvd == Close(1011, "")
+        finally:
+            over.set()
+
+
 # Limits
 
 

@@ -267,6 +267,31 @@ async def test_a_bad_request_behind_a_good_one_is_refused_after_it() -> None:
     assert len(app.requests) == 1
 
 
+@pytest.mark.parametrize(
+    "behind",
+    [b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /2 HTTP/1.1\r\n\r\n", b"GET /2 HTTP/1.1\r\nHo"],
+    ids=["whole", "refused", "half"],
+)
+async def test_a_client_that_leaves_is_noticed_with_a_request_behind_the_one_in_progress(
+    behind: bytes,
+) -> None:
+    asked, gone = asyncio.Semaphore(0), asyncio.Semaphore(0)
+    loop = asyncio.get_running_loop()
+
+    async def waiting(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        loop.call_soon_threadsafe(asked.release)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        loop.call_soon_threadsafe(gone.release)
+
+    async with running(waiting) as server:
+        async with Client(server) as client:
+            await client.say(b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n" + behind)
+            await asyncio.wait_for(asked.acquire(), 5)
+        await asyncio.wait_for(gone.acquire(), 1)
+
+
 async def test_a_bad_chunk_breaks_the_request_for_the_app() -> None:
     app = Recorder()
     async with running(app) as server, Client(server) as client:
