@@ -327,6 +327,8 @@ class HttpProtocol(asyncio.Protocol):
 
         Where only the end of the connection ends a body, that end has to be a reset.
         """
+        if cycle.complete:
+            return  # whoever comes next on the connection has no part in this
         if cycle.ends_at_close:
             handle = self.transport.get_extra_info("socket")
             if handle is not None:

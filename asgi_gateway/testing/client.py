@@ -88,7 +88,8 @@ class RawClient:
     async def answer(self, method: str = "GET") -> Answer:
         """One whole answer to a request by this method, interim ones passed over, as h11 reads it.
 
-        Raises `h11.RemoteProtocolError` where it is malformed or ends before it should.
+        Raises `h11.RemoteProtocolError` where it is malformed or ends before it should, and
+        `ConnectionResetError` where the connection was reset before its end.
         """
         parser = h11.Connection(h11.CLIENT)
         parser.send(h11.Request(method=method, target="/", headers=[("host", "h")]))
@@ -100,7 +101,10 @@ class RawClient:
             while not answer.complete:
                 event = parser.next_event()
                 if event is h11.NEED_DATA:
-                    parser.receive_data(await self._read())
+                    piece = await self._read()
+                    if self.ended == "reset":  # which for h11 would be an end like any other
+                        raise ConnectionResetError("the connection was reset inside the answer")
+                    parser.receive_data(piece)
                 elif isinstance(event, h11.Response):
                     answer.status = event.status_code
                     answer.headers = list(event.headers)

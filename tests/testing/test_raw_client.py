@@ -46,6 +46,20 @@ async def test_what_is_no_whole_answer_raises(handler: Handler) -> None:
             await client.answer()
 
 
+async def test_an_answer_that_only_its_end_ends_is_not_ended_by_a_reset() -> None:
+    async def handler(request: Request, connection: Connection) -> None:
+        await connection.write(b"HTTP/1.1 200 OK\r\n\r\npart")
+        await told.wait()
+        connection.reset()
+
+    told = asyncio.Event()
+    async with Upstream(handler) as upstream, RawClient(upstream.url) as client:
+        await client.send(GET)
+        asyncio.get_running_loop().call_later(0.05, told.set)
+        with pytest.raises(ConnectionResetError):
+            await client.answer()
+
+
 async def test_it_tells_a_reset_from_a_close() -> None:
     async with Upstream(behaviours.reset_before_headers()) as upstream, RawClient(upstream.url) as client:
         await client.send(GET)
