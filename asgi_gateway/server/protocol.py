@@ -51,9 +51,9 @@ class HttpProtocol(asyncio.Protocol):
     max_header = 32 * 1024
     """Bytes of one header's value; more is 431."""
     max_headers = 128
-    """Headers of a request; more is 431."""
+    """Headers of a request, and its trailers; more is 431."""
     max_head = 64 * 1024
-    """Bytes of a request's whole head; more is 431."""
+    """Bytes of a request's whole head, and of trailers and chunk extensions at a time; more is 431."""
     max_pipelined = 64
     """Requests that may wait behind the one in progress."""
     head_timeout = 10.0
@@ -95,6 +95,7 @@ class HttpProtocol(asyncio.Protocol):
         self._headers: Headers = []
         self._watched: Headers = []
         self._received = 0
+        self._trailers = 0
         self._in_head = False
         self._refusal: Refused | None = None
         # The requests in progress: the one being answered, the one being received, those that wait
@@ -139,8 +140,8 @@ class HttpProtocol(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse(self._refusal or Refused(400, str(error)))
         else:
-            if self._in_head and self._received > self.max_head:
-                self._refuse(Refused(431, "the head is too large"))
+            if self._received > self.max_head and (self._in_head or self._receiving is not None):
+                self._refuse(Refused(431, "the head, or what lies between two pieces of body, is too large"))
 
     def eof_received(self) -> None:
         """The client sends no more; the transport closes, as a client that half-closes counts as gone."""
@@ -203,9 +204,13 @@ class HttpProtocol(asyncio.Protocol):
             raise self._refused(414, "the request target is too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._receiving is not None:
-            return  # a trailer
+        if self._receiving is not None:  # a trailer, which is dropped
+            self._trailers += 1
+            if self._trailers > self.max_headers or len(value) > self.max_header:
+                raise self._refused(431, "too many or too large trailers")
+            return
         name = name.lower()
+        value = value.rstrip(b" \t")  # what the parser leaves of RFC 9112 section 5.1
         headers = self._headers
         headers.append((name, value))
         if name in _WATCHED:
@@ -217,6 +222,7 @@ class HttpProtocol(asyncio.Protocol):
         self._in_head = False
         try:
             self._read_head()
+            self._received = self._trailers = 0
         except Refused as refusal:
             self._refusal = refusal  # the parser's own exception takes this one's place
             raise
@@ -257,6 +263,7 @@ class HttpProtocol(asyncio.Protocol):
         self._begin(cycle)
 
     def on_body(self, body: bytes) -> None:
+        self._received = 0
         cycle = self._receiving
         if cycle is not None and not cycle.complete:
             self._body_bytes += len(body)

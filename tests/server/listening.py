@@ -27,6 +27,7 @@ class Listening:
         self.server_state.default_headers = config.encoded_headers
         self.protocols: list[Any] = []
         self.url = ""
+        self._asked = 0
 
     def make_protocol(self) -> asyncio.Protocol:
         protocol = self.config.http_protocol_class(
@@ -34,6 +35,13 @@ class Listening:
         )
         self.protocols.append(protocol)
         return protocol
+
+    async def newest(self) -> Any:
+        """The protocol of the connection that was opened last; waits for one that nobody asked for yet."""
+        while len(self.protocols) == self._asked:
+            await asyncio.sleep(0)
+        self._asked = len(self.protocols)
+        return self.protocols[-1]
 
     def shut_down(self) -> None:
         """Tell every connection what uvicorn tells them when it is told to stop."""
