@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websocket
 
 from asgi_gateway import Gateway
-from asgi_gateway.testing import Server, serve
+from asgi_gateway.testing import Process, Server, serve
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
@@ -49,9 +49,9 @@ async def gateway(url: str, *, uvicorn: Any = None, chain: Any = (), **service: 
         yield server
 
 
-def dial(server: Server, path: str = "/api/chat", **options: Any) -> connect:
+def dial(server: Server | Process, path: str = "/api/chat", **options: Any) -> connect:
     settings = {"proxy": None, "compression": None, "max_size": None, "ping_interval": None, **options}
-    return connect(f"ws://{server.host}:{server.port}{path}", **settings)
+    return connect(server.url.replace("http", "ws", 1) + path, **settings)
 
 
 @asynccontextmanager
