@@ -14,6 +14,7 @@ from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.client import WATCH_AFTER, Client
 from asgi_gateway.proxy.extras import may_have_trailers, offer_extras, trailers_of
+from asgi_gateway.proxy.failure_log import FailureLog
 from asgi_gateway.proxy.headers import end_to_end_response
 from asgi_gateway.proxy.outgoing import outgoing_headers, outgoing_target
 from asgi_gateway.proxy.transport import (
@@ -62,6 +63,7 @@ class ProxyApp:
         self._base_path = base_path.rstrip(b"/")
         self._clock = clock
         self._websocket = websocket or NO_WEBSOCKET
+        self._failures = FailureLog(clock)
         self._watches = EqualTimers(clock, WATCH_AFTER)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,6 +103,7 @@ class ProxyApp:
             request = await self._request(scope, client, send)
             response = await self._transport.exchange(request)
         except UpstreamError as error:
+            self._failures.tell(self._endpoint, error)
             exchange.upstream_seconds = clock.monotonic() - started
             await refusal(error)(scope, client.receive, send)
             return

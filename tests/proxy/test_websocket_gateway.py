@@ -172,8 +172,7 @@ async def test_run_lets_through_what_the_largest_limit_of_a_service_allows(tmp_p
                 await client.send(message)
                 assert await client.recv() == message
                 with pytest.raises(ConnectionClosed):
-                    await client.send(message + b"x")
-                    await client.recv()
+                    await asyncio.gather(client.send(message + b"x"), client.recv())
 
 
 async def test_a_proxy_app_without_websocket_answers_501() -> None:

@@ -45,7 +45,7 @@ async def gateway(url: str, *, uvicorn: Any = None, chain: Any = (), **service: 
     """A gateway under uvicorn, whose own limits and pings are out of the way."""
     options = {"ws_max_size": 2**30, "ws_ping_interval": None, "ws_per_message_deflate": False}
     app = Gateway({**settings(url, **service), "middleware": list(chain)})
-    async with serve(app, **options, **(uvicorn or {})) as server:
+    async with serve(app, **{**options, **(uvicorn or {})}) as server:
         yield server
 
 
