@@ -33,13 +33,17 @@ class RawClient:
         self._address = parts.hostname, parts.port
         self._seconds = seconds
         self._limit = limit
-        self._spare = b""
+        self._spare = bytearray()
         self.ended: End | None = None
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> Self:
+        """Connect, where no block is wanted; then `close` is the test's own business."""
         host, port = self._address
         self._reader, self._writer = await asyncio.open_connection(host, port, limit=self._limit)
         return self
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
 
     async def __aexit__(self, *_: object) -> None:
         self._writer.transport.abort()
@@ -58,6 +62,10 @@ class RawClient:
     def finish(self) -> None:
         """Send a FIN and go on listening: the half of a close."""
         self._writer.write_eof()
+
+    def close(self) -> None:
+        """Send a FIN and listen no more, as a client that leaves does."""
+        self._writer.close()
 
     def reset(self) -> None:
         """Send an RST, as the system of a process that was killed may do."""
@@ -111,7 +119,7 @@ class RawClient:
                 elif isinstance(event, h11.Data):
                     answer.chunks.append(bytes(event.data))
                 answer.complete = isinstance(event, h11.EndOfMessage)
-        self._spare = parser.trailing_data[0]
+        self._spare += parser.trailing_data[0]
         return answer
 
     async def rest(self) -> bytes:
@@ -122,13 +130,14 @@ class RawClient:
         return self._take(len(self._spare))
 
     def _take(self, size: int) -> bytes:
-        taken, self._spare = self._spare[:size], self._spare[size:]
+        taken = bytes(self._spare[:size])
+        del self._spare[:size]
         return taken
 
     async def _more(self) -> None:
         piece = await self._read()
         if not piece:
-            raise EOFError(f"the connection was {self.ended} after {self._spare!r}")
+            raise EOFError(f"the connection was {self.ended} after {bytes(self._spare)!r}")
         self._spare += piece
 
     async def _read(self) -> bytes:

@@ -154,7 +154,12 @@ def sizes() -> Cases:
     yield "name", head(long + b": 1")
     yield "host", head(host=b"Host: " + long)
     yield "spaces before a value", head(b"X:" + b" " * 2**20 + b"1")
+    yield "target just over", head(start=b"GET /" + b"x" * 17 * 1024 + b" HTTP/1.1")
+    yield "value just over", head(b"X: " + b"x" * 33 * 1024)
     yield "headers", head(*[b"X: 1"] * 10000)
+    yield "headers just over", head(*[b"X: 1"] * 128)
+    yield "head just over", head(*[b"X: " + b"x" * 1000] * 66)
+    yield "head without end", b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 200_000
     yield "cookies", head(*[b"Cookie: " + b"x" * 1024] * 1000)
 
 
