@@ -50,6 +50,9 @@ except CannotStart as error:
     sys.exit(str(error))
 """
 
+QUIET: dict[str, Any] = {"version": 1, "disable_existing_loggers": False}
+"""A configuration of logging that leaves the loggers of other tests as they are."""
+
 
 @contextmanager
 def served(*arguments: str) -> Iterator[subprocess.Popen[str]]:
@@ -126,7 +129,7 @@ def test_every_address_of_a_name_is_bound_to_the_same_port(monkeypatch: pytest.M
 
 
 def test_the_server_is_set_up_for_a_proxy() -> None:
-    config = server_config(ScriptedApp(), {"version": 1})
+    config = server_config(ScriptedApp(), QUIET)
     assert config.timeout_keep_alive > 5
     assert config.timeout_graceful_shutdown
     assert (config.proxy_headers, config.server_header, config.access_log) == (False,) * 3
@@ -135,7 +138,7 @@ def test_the_server_is_set_up_for_a_proxy() -> None:
 
 
 def test_an_import_string_is_a_factory() -> None:
-    config = server_config("asgi_gateway:create_app", {"version": 1}, workers=3)
+    config = server_config("asgi_gateway:create_app", QUIET, workers=3)
     assert (config.factory, config.workers) == (True, 3)
 
 
@@ -158,5 +161,5 @@ def test_the_service_that_allows_most_decides_what_the_server_lets_through() -> 
 
 
 def test_the_limits_are_uvicorns() -> None:
-    config = server_config(ScriptedApp(), {"version": 1}, websocket=WebSocketLimits(5, 6.0))
+    config = server_config(ScriptedApp(), QUIET, websocket=WebSocketLimits(5, 6.0))
     assert (config.ws_max_size, config.ws_ping_timeout) == (5, 6.0)
