@@ -4,14 +4,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import pytest
 
 from asgi_gateway import Gateway
 from asgi_gateway.server import HttpProtocol
-from asgi_gateway.testing import Handler, Server, Upstream, behaviours, serve
+from asgi_gateway.testing import Handler, RawClient, Server, Upstream, behaviours, serve
 
 CHAIN: list[Any] = [
     "request_id",
@@ -59,34 +59,6 @@ async def running(upstream: Upstream, options: dict[str, Any], **service: Any) -
         yield server
 
 
-class Client:
-    """A raw client: what it says is what is sent, and it sees how the connection ended."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-
-    async def __aenter__(self) -> Self:
-        self.reader, self.writer = await asyncio.open_connection(self.server.host, self.server.port)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.writer.transport.abort()
-
-    def say(self, raw: bytes) -> None:
-        self.writer.write(raw)
-
-    async def everything(self) -> bytes:
-        """All that comes until the connection ends, however it ends."""
-        received = b""
-        try:
-            async with asyncio.timeout(10):
-                while piece := await self.reader.read(65536):
-                    received += piece
-        except ConnectionError:
-            pass
-        return received
-
-
 GET = b"GET /api/data/x HTTP/1.1\r\nHost: gateway\r\n\r\n"
 CLOSING_GET = b"GET /api/data/x HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
 
@@ -126,9 +98,9 @@ async def test_events_arrive_one_by_one_through_the_whole_chain(server_options: 
 )
 async def test_a_broken_answer_never_looks_whole(server_options: dict[str, Any], behaviour: Handler) -> None:
     async with Upstream(behaviour) as upstream, running(upstream, server_options) as server:
-        async with Client(server) as client:
-            client.say(GET)
-            received = await client.everything()
+        async with RawClient(server.url) as client:
+            client.write(GET)
+            received = await client.rest()
         with pytest.raises(httpx.RemoteProtocolError):
             async with httpx.AsyncClient() as proper:
                 await proper.get(f"{server.url}/api/data/x")
@@ -142,8 +114,8 @@ async def test_a_client_who_leaves_ends_the_upstream_request_within_a_second(
     server_options: dict[str, Any],
 ) -> None:
     async with Upstream(behaviours.hang()) as upstream, running(upstream, server_options) as server:
-        async with Client(server) as client:
-            client.say(GET)
+        async with RawClient(server.url) as client:
+            client.write(GET)
             await upstream.wait_for(lambda: upstream.requests)
         await upstream.wait_for(lambda: upstream.connections.open == 0, 1)
 
@@ -157,8 +129,8 @@ async def test_a_client_who_leaves_ends_the_upstream_request_within_a_second(
 )
 async def test_a_cut_upload_is_aborted_upstream(server_options: dict[str, Any], upload: bytes) -> None:
     async with Upstream(behaviours.answer()) as upstream, running(upstream, server_options) as server:
-        async with Client(server) as client:
-            client.say(upload)
+        async with RawClient(server.url) as client:
+            client.write(upload)
             await upstream.wait_for(lambda: upstream.requests and upstream.requests[0].content == b"part")
         await upstream.wait_for(lambda: upstream.requests[0].ended == "aborted", 1)
 
@@ -166,10 +138,10 @@ async def test_a_cut_upload_is_aborted_upstream(server_options: dict[str, Any], 
 async def test_a_bad_chunk_aborts_the_upload_upstream(server_options: dict[str, Any]) -> None:
     upload = b"POST /api/data/x HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n"
     async with Upstream(behaviours.answer()) as upstream, running(upstream, server_options) as server:
-        async with Client(server) as client:
-            client.say(upload)
+        async with RawClient(server.url) as client:
+            client.write(upload)
             await upstream.wait_for(lambda: upstream.requests and upstream.requests[0].content == b"part")
-            client.say(b"zz\r\nnot a chunk")
+            client.write(b"zz\r\nnot a chunk")
             await upstream.wait_for(lambda: upstream.requests[0].ended == "aborted", 2)
 
 
@@ -182,13 +154,13 @@ async def test_a_thousand_aborts_leave_nothing_busy(server_options: dict[str, An
         for round_number in range(1, 21):
             async with AsyncExitStack() as stack:
                 for _ in range(50):
-                    client = await stack.enter_async_context(Client(server))
-                    client.say(GET)
+                    client = await stack.enter_async_context(RawClient(server.url))
+                    client.write(GET)
                 await upstream.wait_for(lambda asked=50 * round_number: len(upstream.requests) == asked, 10)
             await upstream.wait_for(lambda: upstream.connections.open == 0, 10)
-        async with Client(server) as client:
-            client.say(CLOSING_GET)
-            assert (await client.everything()).endswith(b"still here")
+        async with RawClient(server.url) as client:
+            client.write(CLOSING_GET)
+            assert (await client.rest()).endswith(b"still here")
 
 
 async def test_one_id_is_in_the_answer_upstream_and_every_log_line(
@@ -259,7 +231,7 @@ async def test_upstream_copies_of_gateway_headers_never_win(server_options: dict
 async def test_path_and_query_arrive_byte_for_byte(server_options: dict[str, Any]) -> None:
     target = b"/a%2Fb//c%20d/%7E;v=1?b=2&a=1&a=%20&c"
     async with Upstream(behaviours.answer()) as upstream, running(upstream, server_options) as server:
-        async with Client(server) as client:
-            client.say(b"GET /api/data" + target + b" HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n")
-            await client.everything()
+        async with RawClient(server.url) as client:
+            client.write(b"GET /api/data" + target + b" HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n")
+            await client.rest()
     assert [request.target for request in upstream.requests] == [target]

@@ -12,7 +12,15 @@ from asgi_gateway.cli.version import package_version
 from asgi_gateway.config import Config, load_config, warnings_of
 from asgi_gateway.gateway import CONFIG_VARIABLE, DEFAULT_CONFIG, Gateway
 from asgi_gateway.logs import log_config
-from asgi_gateway.server import bind, close, end_on_signals, run_server, server_config, url_of
+from asgi_gateway.server import (
+    WebSocketLimits,
+    bind,
+    close,
+    end_on_signals,
+    run_server,
+    server_config,
+    url_of,
+)
 
 SHOWN_ROUTES = 12
 
@@ -33,7 +41,13 @@ def run(options: argparse.Namespace) -> None:
         lines = [f"asgi-gateway {package_version()} on {url_of(sockets)} from {path}"]
         lines += [*route_lines(config), *notes(config, options.workers)]
         level: str = options.log_level or config.logging.level
-        server = server_config(app, log_config(level), log_level=level, workers=options.workers)
+        server = server_config(
+            app,
+            log_config(level),
+            log_level=level,
+            workers=options.workers,
+            websocket=WebSocketLimits.of(config),
+        )
         run_server(server, sockets, lambda: print(*lines, sep="\n", file=sys.stderr, flush=True))  # noqa: T201
     finally:
         close(sockets)

@@ -14,6 +14,7 @@ from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.client import WATCH_AFTER, Client
 from asgi_gateway.proxy.extras import may_have_trailers, offer_extras, trailers_of
+from asgi_gateway.proxy.failure_log import FailureLog
 from asgi_gateway.proxy.forwarded import MakeForwarded
 from asgi_gateway.proxy.headers import end_to_end_response, forwarded_headers
 from asgi_gateway.proxy.outgoing import Outgoing
@@ -64,6 +65,7 @@ class ProxyApp:
         self._outgoing = Outgoing(authority, base_path, make_forwarded)
         self._clock = clock
         self._websocket = websocket or NO_WEBSOCKET
+        self._failures = FailureLog(clock)
         self._watches = EqualTimers(clock, WATCH_AFTER)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,6 +110,7 @@ class ProxyApp:
                 offer_extras(request, scope["extensions"], ended, send)
             response = await self._transport.exchange(request)
         except UpstreamError as error:
+            self._failures.tell(self._endpoint, error)
             exchange.upstream_seconds = clock.monotonic() - started
             await refusal(error)(scope, client.receive, send)
             return

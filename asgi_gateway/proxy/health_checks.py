@@ -12,6 +12,7 @@ from typing import Final
 
 from asgi_gateway.clock import Clock
 from asgi_gateway.policies.health_check import Checked, HealthCheck
+from asgi_gateway.proxy.failure_log import FailureLog
 from asgi_gateway.proxy.transport import Transport, UpstreamError, UpstreamRequest
 
 USER_AGENT: Final = b"asgi-gateway-health-check"
@@ -44,6 +45,7 @@ class HealthChecks:
         self._host = host
         self._target = target
         self._clock = clock
+        self._failures = FailureLog(clock)
         self._random = random
 
     async def changes(self) -> AsyncIterator[bool]:
@@ -65,7 +67,10 @@ class HealthChecks:
         try:
             async with self._clock.timeout(self._settings.timeout):
                 return await self._ask() in self._settings.expected_statuses
-        except (UpstreamError, TimeoutError, OSError):
+        except UpstreamError as error:
+            self._failures.tell(self._host.decode("ascii"), error)
+            return False
+        except (TimeoutError, OSError):
             return False
         except Exception:
             _logger.exception("a health check could not be made")

@@ -243,4 +243,5 @@ class Http1Transport:
 
 
 def _no_connection(kind: FailureKind, error: OSError) -> UpstreamError:
-    return UpstreamError(Failure(kind, "upstream", request_sent=False), f"no connection: {error!r}")
+    reason = "no connection in time" if kind == "timeout" else f"no connection: {error!r}"
+    return UpstreamError(Failure(kind, "upstream", request_sent=False), reason)

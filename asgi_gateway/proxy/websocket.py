@@ -17,6 +17,7 @@ from asgi_gateway.context import Exchange, join_exchange
 from asgi_gateway.errors import Failure, MissingExtra
 from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.app import CLIENT_LEFT, NO_WEBSOCKET, refusal
+from asgi_gateway.proxy.failure_log import FailureLog
 from asgi_gateway.proxy.forwarded import MakeForwarded
 from asgi_gateway.proxy.headers import end_to_end_response, forwarded_headers
 from asgi_gateway.proxy.outgoing import Outgoing
@@ -77,6 +78,7 @@ class WebSocketProxy:
         self._timeouts = timeouts
         self._options = options
         self._clock = clock
+        self._failures = FailureLog(clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope, exchange = join_exchange(scope)
@@ -100,6 +102,7 @@ class WebSocketProxy:
             exchange.upstream_status = refused.status
             await _pass_on(refused, scope, send)
         except UpstreamError as error:
+            self._failures.tell(exchange.endpoint, error)
             await refusal(error)(scope, receive, send)
         except MalformedRequest as error:
             problem = Problem(400, Failure("bad_request", "client"), f"Refused: {error}.")

@@ -169,8 +169,8 @@ def _failed(kind: FailureKind, reason: str, *, sent: bool = True) -> UpstreamErr
 
 
 def _raw(response: Response) -> Headers:
-    """`websockets` decodes as Latin-1, before release 17 as ASCII with escapes: both lead back."""
+    """`websockets` decodes as Latin-1; this leads back."""
     return [
-        (name.lower().encode("ascii"), value.encode("latin-1", "surrogateescape"))
+        (name.lower().encode("ascii"), value.encode("latin-1"))
         for name, value in response.headers.raw_items()
     ]

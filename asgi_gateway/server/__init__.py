@@ -11,11 +11,13 @@ from asgi_gateway.server.launch import (
     url_of,
 )
 from asgi_gateway.server.protocol import HttpProtocol
+from asgi_gateway.server.websocket import WebSocketLimits
 
 __all__ = [
     "CannotStart",
     "HttpProtocol",
     "Server",
+    "WebSocketLimits",
     "bind",
     "close",
     "end_on_signals",

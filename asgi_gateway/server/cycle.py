@@ -106,7 +106,7 @@ class Cycle:
         if self.started:
             self._protocol.abort(self)
             return
-        self.keep_alive = False
+        self.keep_alive = self.chunked = self.ends_at_close = False  # as a head that was refused set them
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"21")]
         await self.send({"type": "http.response.start", "status": 500, "headers": headers})
         await self.send({"type": "http.response.body", "body": b"Internal Server Error"})

@@ -102,9 +102,9 @@ def read_target(method: bytes, target: bytes, host: bytes | None) -> tuple[bytes
     """Path and query of a target in any of its forms (RFC 9112 section 3.2); raises `Refused`."""
     if not _TARGET.fullmatch(target):
         raise Refused(400, "its target holds a character that no URL has")
+    if method == b"CONNECT":
+        raise Refused(501, "CONNECT is not served")
     if not target.startswith(b"/"):
-        if method == b"CONNECT":
-            raise Refused(501, "CONNECT is not served")
         if target == b"*" and method == b"OPTIONS":
             return b"*", b""
         target = _path_of_absolute(target, host)

@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from asgi_gateway.server.protocol import HttpProtocol
+from asgi_gateway.server.websocket import PING_INTERVAL, WebSocketLimits
 from asgi_gateway.types import ASGIApp
 
 STARTUP_FAILURE = 3
@@ -28,6 +29,9 @@ clients keep theirs, so that it is the client who closes and no request meets a 
 
 DRAIN = 30
 """Seconds that requests in flight get to finish once the server is told to stop."""
+
+
+DEFAULT_LIMITS = WebSocketLimits()
 
 
 class CannotStart(Exception):
@@ -70,7 +74,12 @@ def url_of(sockets: list[socket.socket]) -> str:
 
 
 def server_config(
-    app: ASGIApp | str, log_config: dict[str, Any], *, log_level: str = "info", workers: int = 1
+    app: ASGIApp | str,
+    log_config: dict[str, Any],
+    *,
+    log_level: str = "info",
+    workers: int = 1,
+    websocket: WebSocketLimits = DEFAULT_LIMITS,
 ) -> uvicorn.Config:
     """The settings of uvicorn; an import string is called as a factory, once in each worker.
 
@@ -94,6 +103,9 @@ def server_config(
         backlog=2048,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=DRAIN,
+        ws_max_size=websocket.max_message,
+        ws_ping_interval=PING_INTERVAL,
+        ws_ping_timeout=websocket.ping_timeout,
         log_config=log_config,
         log_level="warning" if log_level == "info" else log_level,
     )

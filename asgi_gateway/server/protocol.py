@@ -25,6 +25,7 @@ import logging
 import socket
 import struct
 from collections import deque
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -34,7 +35,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from asgi_gateway.server.cycle import STATUS_LINES, Cycle
 from asgi_gateway.server.head import Refused, read_head, read_target
-from asgi_gateway.types import ASGIApp, Headers, Scope
+from asgi_gateway.types import ASGIApp, Header, Headers, Scope
 
 if TYPE_CHECKING:
     from uvicorn import Config
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 _METHODS: Final = {
     method.encode("ascii"): method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 }
-_DROPPED: Final[deque[Any]] = deque(maxlen=0)
-"""Where trailers go: whatever is appended is gone."""
+_NOWHERE: Final[deque[Any]] = deque(maxlen=0)
+"""Where trailers go that cannot be: whatever is appended is gone."""
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -55,9 +56,9 @@ class HttpProtocol(asyncio.Protocol):
     max_header = 32 * 1024
     """Bytes of one header's value; more is 431."""
     max_headers = 128
-    """Headers of a request; more is 431."""
+    """Headers of a request, and its trailers; more is 431."""
     max_head = 64 * 1024
-    """Bytes of a request's whole head; more is 431."""
+    """Bytes of a request's whole head, and of trailers and chunk extensions at a time; more is 431."""
     max_pipelined = 64
     """Requests that may wait behind the one in progress; more is 400."""
     read_ahead = 8
@@ -155,8 +156,8 @@ class HttpProtocol(asyncio.Protocol):
                 self._unfinished(begins=begins)
 
     def _unfinished(self, *, begins: bool) -> None:
-        if self._in_head and self._received > self.max_head:
-            self._refuse(Refused(431, "the head is too large"))
+        if self._received > self.max_head:
+            self._refuse(Refused(431, "the head, or what lies between two pieces of body, is too large"))
         elif begins:
             self._expect_within(self.head_timeout if self._in_head else self.body_interval)
 
@@ -220,13 +221,15 @@ class HttpProtocol(asyncio.Protocol):
             raise self._refused(414, "the request target is too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        # The parser leaves white space behind a value (RFC 9112 section 5.1).
+        self._headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        headers, self._headers = self._headers, _DROPPED
+        headers, self._headers = self._headers, _NOWHERE
         try:
             self._read_head(headers)  # type: ignore[arg-type] # the list of `on_message_begin`
+            self._received = 0
         except Refused as refusal:
             self._refusal = refusal  # the parser's own exception takes this one's place
             raise
@@ -265,6 +268,8 @@ class HttpProtocol(asyncio.Protocol):
         cycle = Cycle(self, scope, keep_alive=keeps)
         if head.expects_continue:
             cycle.expects_continue = True
+        if head.chunked:
+            self._headers = deque(maxlen=self.max_headers + 1)  # for trailers, which are only counted
         self._receiving = cycle
         if self._cycle is None:
             self._start(cycle)
@@ -280,13 +285,21 @@ class HttpProtocol(asyncio.Protocol):
             if sum(len(name) + len(value) + 4 for name, value in headers) > self.max_head:
                 raise Refused(431, "the head is too large")
 
+    def _check_trailers(self, trailers: Collection[Header]) -> None:
+        size = sum(len(name) + len(value) for name, value in trailers)
+        if len(trailers) > self.max_headers or size > self.max_head:
+            raise self._refused(431, "too many or too large trailers")
+
     def on_body(self, body: bytes) -> None:
+        self._received = 0
         cycle = self._receiving
         if cycle is not None and not cycle.complete:
             self._body_bytes += len(body)
             cycle.give(body)
 
     def on_message_complete(self) -> None:
+        if self._headers:
+            self._check_trailers(self._headers)
         cycle = self._receiving
         self._receiving = None
         self._received = 0
@@ -350,6 +363,8 @@ class HttpProtocol(asyncio.Protocol):
 
         Where only the end of the connection ends a body, that end has to be a reset.
         """
+        if cycle.complete:
+            return  # whoever comes next on the connection has no part in this
         if cycle.ends_at_close:
             handle = self.transport.get_extra_info("socket")
             if handle is not None:

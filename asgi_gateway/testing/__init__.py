@@ -11,6 +11,7 @@ from asgi_gateway.testing.asgi import (
     request,
     websocket_scope,
 )
+from asgi_gateway.testing.client import RawClient
 from asgi_gateway.testing.clock import ManualClock, settle
 from asgi_gateway.testing.connection import Connection, Handler
 from asgi_gateway.testing.received import Request
@@ -24,6 +25,7 @@ __all__ = [
     "Handler",
     "ManualClock",
     "Process",
+    "RawClient",
     "Request",
     "ScriptedApp",
     "Server",

@@ -15,6 +15,7 @@ from asgi_gateway import Gateway
 from asgi_gateway.testing import (
     Conversation,
     Process,
+    RawClient,
     Upstream,
     behaviours,
     http_scope,
@@ -57,10 +58,11 @@ async def stands_still(count: list[int]) -> None:
 async def warmed(process: Process) -> None:
     """A few requests, so that what is loaded once is loaded."""
     for _ in range(20):
-        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
-        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx")
-        await reader.read()
-        writer.close()
+        async with RawClient(process.url) as client:
+            await client.send(
+                b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx"
+            )
+            await client.rest()
 
 
 async def test_a_client_that_never_reads_costs_no_memory(tmp_path: Path) -> None:
@@ -133,25 +135,23 @@ async def test_an_upload_that_is_refused_is_stopped_and_leaves_clean_connections
             behaviours.early_answer(413, b"too much"), behaviours.answer(body=b"mine")
         ) as upstream,
         serve(gateway(upstream.url), http=http) as server,
+        RawClient(server.url) as client,
+        RawClient(server.url) as other,
     ):
-        reader, writer = await asyncio.open_connection(server.host, server.port)
-        writer.write(
+        client.write(
             b"POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\nExpect: 100-continue\r\n\r\n"
         )
-        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        writer.write(b"x" * 65536)
-        answer = await asyncio.wait_for(reader.readuntil(b"too much"), 5)
+        assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.write(b"x" * 65536)
+        answer = await client.until(b"too much")
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert upstream.requests[0].header("expect") is None
         await upstream.wait_for(lambda: upstream.requests[0].ended == "aborted")
         assert len(upstream.requests[0].content) < 10_000_000
         # What is left of the upload is never read as a request, whatever it looks like.
-        writer.write(b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
-        other, other_writer = await asyncio.open_connection(server.host, server.port)
-        other_writer.write(b"GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        assert (await asyncio.wait_for(other.read(), 5)).endswith(b"mine")
-        writer.transport.abort()
-        other_writer.close()
+        client.write(b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
+        other.write(b"GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert (await other.rest()).endswith(b"mine")
     assert [sent.target for sent in upstream.requests] == [b"/up", b"/next"]
     assert upstream.malformed == []
 

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterator
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,9 @@ from websockets.http11 import Request, Response
 from asgi_gateway.context import EXCHANGE, Exchange
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.transport import Timeouts, WebSocketOptions
-from asgi_gateway.testing import ManualClock, Upstream, behaviours, refused_url, serve
+from asgi_gateway.testing import ManualClock, Upstream, behaviours, refused_url, run_process, serve
 from asgi_gateway.types import Receive, Scope, Send
-from tests.proxy.websocket_sides import dial, echo, gateway, service, url_of
+from tests.proxy.websocket_sides import dial, echo, gateway, service, settings, url_of
 
 
 @pytest.fixture
@@ -157,6 +158,21 @@ async def test_other_implementations_on_either_side(front: str, behind: str) -> 
             with pytest.raises(ConnectionClosed) as closed:
                 await client.recv()
     assert closed.value.rcvd == Close(4001, "bye")
+
+
+async def test_run_lets_through_what_the_largest_limit_of_a_service_allows(tmp_path: Path) -> None:
+    """uvicorn's own limit is 16 MiB."""
+    message = b"x" * (17 * 2**20)
+    async with service() as upstream:
+        config = settings(url_of(upstream), websocket={"max_message": "17MiB"})
+        path = tmp_path / "gateway.yaml"
+        path.write_text(json.dumps(config))
+        async with run_process(["run", str(path), "--port", "0"]) as process:
+            async with dial(process) as client:
+                await client.send(message)
+                assert await client.recv() == message
+                with pytest.raises(ConnectionClosed):
+                    await asyncio.gather(client.send(message + b"x"), client.recv())
 
 
 async def test_a_proxy_app_without_websocket_answers_501() -> None:

@@ -23,7 +23,7 @@ from asgi_gateway.testing import (
     websocket_scope,
 )
 from asgi_gateway.testing import Request as HttpRequest
-from tests.proxy.websocket_sides import RawClient, dial, gateway, service, settings, through, url_of
+from tests.proxy.websocket_sides import RawWebSocket, dial, gateway, service, settings, through, url_of
 
 
 async def tell_request(connection: ServerConnection) -> None:
@@ -67,7 +67,7 @@ async def test_no_subprotocol_is_no_header() -> None:
 
 async def test_the_path_and_query_go_on_byte_for_byte() -> None:
     async with service(tell_request) as upstream, gateway(url_of(upstream)) as server:
-        async with RawClient(server) as client:
+        async with RawWebSocket(server.url) as client:
             assert b" 101 " in await client.handshake(b"/api/a%2Fb%7e/;v=1?b=2&a=%20&c")
             _, data = await client.frame()
     assert json.loads(data)[0] == "/a%2Fb%7e/;v=1?b=2&a=%20&c"
@@ -94,7 +94,11 @@ async def test_bytes_outside_ascii_keep_their_value_both_ways() -> None:
     async def handler(request: HttpRequest, connection: Connection) -> None:
         await connection.respond(403, [(b"X-Said", request.header("x-mine") or b"")])
 
-    async with Upstream(handler) as upstream, gateway(upstream.url) as server, RawClient(server) as client:
+    async with (
+        Upstream(handler) as upstream,
+        gateway(upstream.url) as server,
+        RawWebSocket(server.url) as client,
+    ):
         head = await client.handshake(b"/api/", b"X-Mine: caf\xe9")
     assert upstream.requests[0].header("x-mine") == b"caf\xe9"
     assert b"x-said: caf\xe9\r\n" in head
@@ -102,7 +106,7 @@ async def test_bytes_outside_ascii_keep_their_value_both_ways() -> None:
 
 async def test_compression_is_not_offered_and_nothing_is_said_for_a_silent_client() -> None:
     async with service(tell_request) as upstream, gateway(url_of(upstream)) as server:
-        async with RawClient(server) as client:
+        async with RawWebSocket(server.url) as client:
             await client.handshake(b"/api/", b"Sec-WebSocket-Extensions: permessage-deflate")
             headers = json.loads((await client.frame())[1])[1]
     names = {name.lower() for name, _ in headers}
@@ -114,7 +118,7 @@ async def test_the_services_host_is_sent_unless_the_clients_is_preserved() -> No
         async with service(tell_request) as upstream:
             async with (
                 gateway(url_of(upstream), preserve_host=preserve) as server,
-                RawClient(server) as client,
+                RawWebSocket(server.url) as client,
             ):
                 await client.handshake()
                 headers = json.loads((await client.frame())[1])[1]
@@ -206,7 +210,7 @@ async def test_a_service_that_does_not_answer_is_504() -> None:
 
 async def test_a_client_that_leaves_during_the_handshake_takes_the_service_with_it() -> None:
     async with Upstream(behaviours.hang()) as upstream, gateway(upstream.url) as server:
-        async with RawClient(server) as client:
+        async with RawWebSocket(server.url) as client:
             waiting = asyncio.ensure_future(client.handshake())
             await upstream.wait_for(lambda: upstream.requests)
             waiting.cancel()

@@ -14,7 +14,7 @@ from websockets.frames import Close
 
 from asgi_gateway import Gateway
 from asgi_gateway.testing import Conversation, websocket_scope
-from tests.proxy.websocket_sides import RawClient, dial, echo, gateway, service, settings, through, url_of
+from tests.proxy.websocket_sides import RawWebSocket, dial, echo, gateway, service, settings, through, url_of
 
 CLOSE, PING, PONG = 0x88, 0x89, 0x8A
 MIB = 2**20
@@ -123,9 +123,13 @@ async def test_a_services_close_is_the_clients(code: int) -> None:
 
 async def test_a_close_without_a_code_is_1000_on_the_other_side() -> None:
     ended = Ended()
-    async with service(ended) as upstream, gateway(url_of(upstream)) as server, RawClient(server) as client:
+    async with (
+        service(ended) as upstream,
+        gateway(url_of(upstream)) as server,
+        RawWebSocket(server.url) as client,
+    ):
         await client.handshake()
-        client.send(8)
+        client.say(8)
         await asyncio.wait_for(ended.over.wait(), 1)
         assert await client.frame() == (CLOSE, b"")
     assert ended.close == Close(1000, "")
@@ -149,10 +153,10 @@ async def test_a_service_that_is_cut_off_is_1011_for_the_client() -> None:
 async def test_a_client_that_vanishes_closes_the_service_within_a_second() -> None:
     ended = Ended()
     async with service(ended) as upstream, gateway(url_of(upstream)) as server:
-        async with RawClient(server) as client:
+        async with RawWebSocket(server.url) as client:
             await client.handshake()
             await ended.open.wait()
-            client.writer.transport.abort()
+            client.close()
             left = time.monotonic()
             await asyncio.wait_for(ended.over.wait(), 1)
     assert time.monotonic() - left < 1
@@ -301,11 +305,15 @@ async def test_pings_are_answered_by_the_gateway_on_either_side() -> None:
         seen.append(await asyncio.wait_for(await connection.ping(), 1))
         await echo(connection)
 
-    async with service(pings) as upstream, gateway(url_of(upstream)) as server, RawClient(server) as client:
+    async with (
+        service(pings) as upstream,
+        gateway(url_of(upstream)) as server,
+        RawWebSocket(server.url) as client,
+    ):
         await client.handshake()
-        client.send(9, b"there?")
+        client.say(9, b"there?")
         assert await client.frame() == (PONG, b"there?")
-        client.send(1, b"after")
+        client.say(1, b"after")
         assert await client.frame() == (0x81, b"after")
     assert len(seen) == 1
 

@@ -1,12 +1,11 @@
 """Both sides of a proxied WebSocket: a service of `websockets`' own making, and a client of raw bytes."""
 
-import asyncio
 import base64
 import os
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import Server as WebSocketServer
@@ -14,7 +13,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websocket
 
 from asgi_gateway import Gateway
-from asgi_gateway.testing import Server, serve
+from asgi_gateway.testing import Process, RawClient, Server, serve
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
@@ -45,13 +44,13 @@ async def gateway(url: str, *, uvicorn: Any = None, chain: Any = (), **service: 
     """A gateway under uvicorn, whose own limits and pings are out of the way."""
     options = {"ws_max_size": 2**30, "ws_ping_interval": None, "ws_per_message_deflate": False}
     app = Gateway({**settings(url, **service), "middleware": list(chain)})
-    async with serve(app, **options, **(uvicorn or {})) as server:
+    async with serve(app, **{**options, **(uvicorn or {})}) as server:
         yield server
 
 
-def dial(server: Server, path: str = "/api/chat", **options: Any) -> connect:
+def dial(server: Server | Process, path: str = "/api/chat", **options: Any) -> connect:
     settings = {"proxy": None, "compression": None, "max_size": None, "ping_interval": None, **options}
-    return connect(f"ws://{server.host}:{server.port}{path}", **settings)
+    return connect(server.url.replace("http", "ws", 1) + path, **settings)
 
 
 @asynccontextmanager
@@ -67,18 +66,8 @@ async def through(
         yield connection
 
 
-class RawClient:
+class RawWebSocket(RawClient):
     """A client whose every byte is the test's; it masks with zeros, which leaves frames readable."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-
-    async def __aenter__(self) -> Self:
-        self.reader, self.writer = await asyncio.open_connection(self.server.host, self.server.port)
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        self.writer.close()
 
     async def handshake(self, target: bytes = b"/api/chat", *headers: bytes) -> bytes:
         """Ask for a WebSocket; returns the head of the answer."""
@@ -92,18 +81,18 @@ class RawClient:
             b"Sec-WebSocket-Key: " + key,
             *headers,
         ]
-        self.writer.write(b"\r\n".join([*lines, b"", b""]))
-        return await self.reader.readuntil(b"\r\n\r\n")
+        self.write(b"\r\n".join([*lines, b"", b""]))
+        return await self.head()
 
-    def send(self, opcode: int, data: bytes = b"", *, final: bool = True) -> None:
+    def say(self, opcode: int, data: bytes = b"", *, final: bool = True) -> None:
         size = len(data)
         length = bytes([0x80 | size]) if size < 126 else bytes([0x80 | 126]) + struct.pack("!H", size)
-        self.writer.write(bytes([final << 7 | opcode]) + length + bytes(4) + data)
+        self.write(bytes([final << 7 | opcode]) + length + bytes(4) + data)
 
     async def frame(self) -> tuple[int, bytes]:
-        first, size = await self.reader.readexactly(2)
+        first, size = await self.exactly(2)
         if size == 126:
-            (size,) = struct.unpack("!H", await self.reader.readexactly(2))
+            (size,) = struct.unpack("!H", await self.exactly(2))
         elif size == 127:
-            (size,) = struct.unpack("!Q", await self.reader.readexactly(8))
-        return first, await self.reader.readexactly(size)
+            (size,) = struct.unpack("!Q", await self.exactly(8))
+        return first, await self.exactly(size)

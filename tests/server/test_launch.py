@@ -7,11 +7,21 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
 
-from asgi_gateway.server import CannotStart, HttpProtocol, bind, close, server_config, url_of
+from asgi_gateway.config import parse_config
+from asgi_gateway.server import (
+    CannotStart,
+    HttpProtocol,
+    WebSocketLimits,
+    bind,
+    close,
+    server_config,
+    url_of,
+)
 from asgi_gateway.testing import ScriptedApp
 
 SCRIPT = """
@@ -39,6 +49,9 @@ try:
 except CannotStart as error:
     sys.exit(str(error))
 """
+
+QUIET: dict[str, Any] = {"version": 1, "disable_existing_loggers": False}
+"""A configuration of logging that leaves the loggers of other tests as they are."""
 
 
 @contextmanager
@@ -116,7 +129,7 @@ def test_every_address_of_a_name_is_bound_to_the_same_port(monkeypatch: pytest.M
 
 
 def test_the_server_is_set_up_for_a_proxy() -> None:
-    config = server_config(ScriptedApp(), {"version": 1})
+    config = server_config(ScriptedApp(), QUIET)
     assert config.timeout_keep_alive > 5
     assert config.timeout_graceful_shutdown
     assert (config.proxy_headers, config.server_header, config.access_log) == (False,) * 3
@@ -125,5 +138,28 @@ def test_the_server_is_set_up_for_a_proxy() -> None:
 
 
 def test_an_import_string_is_a_factory() -> None:
-    config = server_config("asgi_gateway:create_app", {"version": 1}, workers=3)
+    config = server_config("asgi_gateway:create_app", QUIET, workers=3)
     assert (config.factory, config.workers) == (True, 3)
+
+
+def limits(*services: dict[str, Any]) -> WebSocketLimits:
+    named = {
+        f"s{number}": {"routes": [{"path": f"/{number}/*"}], **service}
+        for number, service in enumerate(services)
+    }
+    return WebSocketLimits.of(parse_config({"version": 1, "services": named}))
+
+
+def test_the_service_that_allows_most_decides_what_the_server_lets_through() -> None:
+    url = "http://localhost:8000"
+    small = {"url": url, "websocket": {"max_message": "1MiB"}, "timeouts": {"idle": "5s"}}
+    large = {"url": url, "websocket": {"max_message": "64MiB"}, "timeouts": {"idle": "10m"}}
+    assert limits(small) == WebSocketLimits(2**20, 5 + 20)
+    assert limits(small, large) == WebSocketLimits(64 * 2**20, 600 + 20)
+    assert limits(small, {"app": "starlette.responses:Response"}) == WebSocketLimits(16 * 2**20, 60 + 20)
+    assert limits() == WebSocketLimits()
+
+
+def test_the_limits_are_uvicorns() -> None:
+    config = server_config(ScriptedApp(), QUIET, websocket=WebSocketLimits(5, 6.0))
+    assert (config.ws_max_size, config.ws_ping_timeout) == (5, 6.0)

@@ -4,44 +4,7 @@ import socket
 import httpx
 import pytest
 
-from asgi_gateway.testing import Connection, Request, Upstream, behaviours, refused_url
-
-
-class Client:
-    """A bare socket."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.was_reset = False
-
-    @classmethod
-    async def connect(cls, upstream: Upstream) -> "Client":
-        return cls(*await asyncio.open_connection(upstream.host, upstream.port))
-
-    async def send(self, data: bytes) -> None:
-        self.writer.write(data)
-        await self.writer.drain()
-
-    async def rest(self) -> bytes:
-        return await asyncio.wait_for(self.reader.read(), 5)
-
-    async def rest_or_reset(self) -> bytes:
-        received = b""
-        try:
-            while piece := await asyncio.wait_for(self.reader.read(1000), 5):
-                received += piece
-        except ConnectionResetError:
-            self.was_reset = True
-        return received
-
-    async def until(self, end: bytes) -> bytes:
-        return await asyncio.wait_for(self.reader.readuntil(end), 5)
-
-    async def close(self) -> None:
-        self.writer.close()
-        await asyncio.gather(self.writer.wait_closed(), return_exceptions=True)
-
+from asgi_gateway.testing import Connection, RawClient, Request, Upstream, behaviours, refused_url
 
 GET = b"GET /a%2Fb?x=1&x=2 HTTP/1.1\r\nHost: x\r\nX-Mixed: One\r\nx-mixed: two\r\n\r\n"
 POST_10 = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
@@ -49,20 +12,20 @@ POST_CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\
 
 
 async def exchange(upstream: Upstream, data: bytes = GET) -> bytes:
-    client = await Client.connect(upstream)
+    client = await RawClient(upstream.url).open()
     try:
         await client.send(data)
         return await client.rest()
     finally:
-        await client.close()
+        client.close()
 
 
 async def test_requests_are_recorded_byte_for_byte() -> None:
     async with Upstream(behaviours.answer()) as upstream:
-        client = await Client.connect(upstream)
+        client = await RawClient(upstream.url).open()
         await client.send(GET)
         assert await client.until(b"\r\n\r\nok") == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-        await client.close()
+        client.close()
     [seen] = upstream.requests
     assert (seen.method, seen.target, seen.http_version) == ("GET", b"/a%2Fb?x=1&x=2", "1.1")
     assert seen.headers == [(b"Host", b"x"), (b"X-Mixed", b"One"), (b"x-mixed", b"two")]
@@ -106,14 +69,14 @@ async def test_an_answer_that_has_no_body_by_its_status_has_no_length(
 async def test_bodies_are_read_counted_and_chunked_with_trailers() -> None:
     async with Upstream(behaviours.echo()) as upstream:
         chunked = b"5;ext=1\r\nhello\r\n6\r\n world\r\n0\r\nX-Sum: 1\r\n\r\n"
-        client = await Client.connect(upstream)
+        client = await RawClient(upstream.url).open()
         await client.send(POST_CHUNKED + chunked)
         echoed = await client.until(b"\r\n0\r\n\r\n")
         assert b"hello" in echoed
         assert b" world" in echoed
         await client.send(POST_10 + b"0123456789")
         assert b"0123456789" in await client.until(b"\r\n0\r\n\r\n")
-        await client.close()
+        client.close()
     first, second = upstream.requests
     assert (first.content, first.ended, first.trailers) == (b"hello world", "complete", [(b"X-Sum", b"1")])
     assert (second.content, second.ended) == (b"0123456789", "complete")
@@ -121,13 +84,13 @@ async def test_bodies_are_read_counted_and_chunked_with_trailers() -> None:
 
 async def test_the_body_streams_in_while_the_answer_streams_out() -> None:
     async with Upstream(behaviours.echo()) as upstream:
-        client = await Client.connect(upstream)
+        client = await RawClient(upstream.url).open()
         await client.send(POST_CHUNKED + b"5\r\nfirst\r\n")
         assert b"first" in await client.until(b"first\r\n")
         assert upstream.requests[0].ended is None
         await client.send(b"0\r\n\r\n")
         await upstream.wait_for(lambda: upstream.requests[0].ended == "complete")
-        await client.close()
+        client.close()
 
 
 @pytest.mark.parametrize(
@@ -145,21 +108,21 @@ async def test_the_body_streams_in_while_the_answer_streams_out() -> None:
 @pytest.mark.parametrize("behaviour", [behaviours.answer(), behaviours.hang(), behaviours.early_answer()])
 async def test_a_cut_or_malformed_body_is_aborted(head: bytes, cut: bytes, behaviour: object) -> None:
     async with Upstream(behaviour) as upstream:  # type: ignore[arg-type]
-        client = await Client.connect(upstream)
+        client = await RawClient(upstream.url).open()
         await client.send(head + cut)
         await upstream.wait_for(lambda: upstream.requests)
-        await client.close()
+        client.close()
         await upstream.wait_for(lambda: upstream.requests[0].ended == "aborted", seconds=1)
         await upstream.wait_for(lambda: upstream.connections.open == 0, seconds=1)
 
 
 async def test_a_client_that_leaves_is_noticed_while_the_service_hangs() -> None:
     async with Upstream(behaviours.hang()) as upstream:
-        client = await Client.connect(upstream)
+        client = await RawClient(upstream.url).open()
         await client.send(GET)
         await upstream.wait_for(lambda: upstream.requests)
         assert upstream.connections.open == 1
-        await client.close()
+        client.close()
         await upstream.wait_for(lambda: upstream.connections.open == 0, seconds=1)
     assert (upstream.connections.total, upstream.connections.closed) == (1, 1)
 
@@ -182,16 +145,16 @@ async def test_a_mistake_in_a_handler_is_raised_where_the_block_ends() -> None:
 async def test_leaving_the_block_ends_every_connection_and_task() -> None:
     before = asyncio.all_tasks()
     async with Upstream(behaviours.never_reads()) as upstream:
-        clients = [await Client.connect(upstream) for _ in range(3)]
+        clients = [await RawClient(upstream.url).open() for _ in range(3)]
         for client in clients:
             await client.send(POST_10)
         await upstream.wait_for(lambda: len(upstream.requests) == 3)
     assert asyncio.all_tasks() == before
     for client in clients:
-        assert await client.rest_or_reset() == b""
-        await client.close()
+        assert await client.rest() == b""
+        client.close()
     with pytest.raises(ConnectionRefusedError):
-        await Client.connect(upstream)
+        await RawClient(upstream.url).open()
 
 
 async def test_a_refused_url_refuses() -> None:
@@ -213,11 +176,11 @@ async def test_a_refused_url_refuses() -> None:
 )
 async def test_a_reset_is_a_reset(behaviour: object, before: bytes) -> None:
     async with Upstream(behaviour) as upstream:  # type: ignore[arg-type]
-        client = await Client.connect(upstream)
+        client = await RawClient(upstream.url).open()
         await client.send(GET)
-        assert (await client.rest_or_reset()).endswith(before)
-        assert client.was_reset
-        await client.close()
+        assert (await client.rest()).endswith(before)
+        assert client.ended == "reset"
+        client.close()
 
 
 @pytest.mark.parametrize(
@@ -254,32 +217,32 @@ async def test_what_ends_in_a_close_says_no_more(behaviour: object, answer: byte
 )
 async def test_what_keeps_the_connection_open(behaviour: object, answer: bytes) -> None:
     async with Upstream(behaviour) as upstream:  # type: ignore[arg-type]
-        client = await Client.connect(upstream)
+        client = await RawClient(upstream.url).open()
         await client.send(GET)
         assert (await client.until(answer)).startswith(b"HTTP/1.1 ")
         assert upstream.connections.open == 1
-        await client.close()
+        client.close()
 
 
 async def test_interim_answers_come_before_the_last() -> None:
     async with Upstream(behaviours.interim((100, 103))) as upstream:
-        client = await Client.connect(upstream)
+        client = await RawClient(upstream.url).open()
         await client.send(GET)
         received = await client.until(b"ok")
-        await client.close()
+        client.close()
     lines = [line for line in received.split(b"\r\n") if line.startswith(b"HTTP/1.1")]
     assert lines == [b"HTTP/1.1 100 Continue", b"HTTP/1.1 103 Early Hints", b"HTTP/1.1 200 OK"]
 
 
 async def test_an_early_answer_comes_before_the_upload_has_ended() -> None:
     async with Upstream(behaviours.early_answer(413)) as upstream:
-        client = await Client.connect(upstream)
+        client = await RawClient(upstream.url).open()
         await client.send(POST_10 + b"01234")
         assert b"413" in await client.until(b"enough")
         assert upstream.requests[0].ended is None
         await client.send(b"56789" + GET)
         await client.until(b"enough")
-        await client.close()
+        client.close()
     assert [request.ended for request in upstream.requests] == ["complete", "complete"]
 
 
@@ -292,14 +255,14 @@ async def test_an_early_answer_may_close() -> None:
 
 async def test_never_reading_stops_the_client() -> None:
     async with Upstream(behaviours.never_reads()) as upstream:
-        client = await Client.connect(upstream)
+        client = await RawClient(upstream.url).open()
         await client.send(POST_CHUNKED)
         await upstream.wait_for(lambda: upstream.requests)
         upload = asyncio.create_task(client.send(b"4000000\r\n" + b"x" * 0x4000000))
         _, stuck = await asyncio.wait([upload], timeout=0.3)
         assert stuck
         upload.cancel()
-        client.writer.transport.abort()
+        client.reset()
 
 
 async def test_writing_waits_for_a_client_that_does_not_read() -> None:
@@ -335,10 +298,10 @@ async def test_a_wait_ends_when_the_client_leaves() -> None:
             raise
 
     async with Upstream(patient) as upstream:
-        client = await Client.connect(upstream)
+        client = await RawClient(upstream.url).open()
         await client.send(GET)
         await upstream.wait_for(lambda: upstream.requests)
-        await client.close()
+        client.close()
         await upstream.wait_for(lambda: seen == ["left"], seconds=1)
 
 
@@ -370,20 +333,20 @@ def test_it_runs_on_uvloop() -> None:
 )
 async def test_what_is_no_request_is_not_taken_for_one(data: bytes) -> None:
     async with Upstream(behaviours.answer()) as upstream:
-        client = await Client.connect(upstream)
+        client = await RawClient(upstream.url).open()
         await client.send(data)
-        client.writer.write_eof()
-        assert await client.rest_or_reset() == b""
-        await client.close()
+        client.finish()
+        assert await client.rest() == b""
+        client.close()
         await upstream.wait_for(lambda: upstream.connections.open == 0)
     assert (len(upstream.malformed), upstream.requests) == (1, [])
 
 
 async def test_a_connection_that_ends_between_requests_is_nothing_malformed() -> None:
     async with Upstream(behaviours.answer()) as upstream:
-        client = await Client.connect(upstream)
+        client = await RawClient(upstream.url).open()
         await client.send(GET)
         await client.until(b"ok")
-        await client.close()
+        client.close()
         await upstream.wait_for(lambda: upstream.connections.open == 0)
     assert upstream.malformed == []
