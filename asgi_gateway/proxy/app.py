@@ -121,37 +121,38 @@ class ProxyApp:
             return
         exchange.upstream_status = response.status
         exchange.first_byte_seconds = clock.monotonic() - started
+        trailers = request.trailers and may_have_trailers(response)
+        del request, headers, ended, body, target  # a stream may last for hours
         try:
-            if request.trailers and may_have_trailers(response):
-                await _pass_on_with_trailers(response, send, client)
-            else:
-                headers = end_to_end_response(response.headers)
-                await send({"type": "http.response.start", "status": response.status, "headers": headers})
-                await _pass_on_body(response, send, client)
+            await _pass_on(response, send, client, trailers=trailers)
         except UpstreamError as error:
             exchange.failure = error.failure
             raise ResponseAborted(error.failure) from error
         finally:
             exchange.upstream_seconds = clock.monotonic() - started
-            await response.aclose()
+            if not response.release():
+                await response.aclose()
 
 
-async def _pass_on_body(response: UpstreamResponse, send: Send, client: Client) -> None:
+async def _pass_on(response: UpstreamResponse, send: Send, client: Client, *, trailers: bool) -> None:
+    start = {
+        "type": "http.response.start",
+        "status": response.status,
+        "headers": end_to_end_response(response.headers),
+    }
+    if trailers:
+        start["trailers"] = True
+    await send(start)
+    del start
     more = True
     while more:
-        body, more = await response.read()
-        client.answered = not more
+        body, more = response.take() or await response.read()
+        if not more:
+            client.answered = True
         await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-async def _pass_on_with_trailers(response: UpstreamResponse, send: Send, client: Client) -> None:
-    headers = end_to_end_response(response.headers)
-    await send(
-        {"type": "http.response.start", "status": response.status, "headers": headers, "trailers": True}
-    )
-    await _pass_on_body(response, send, client)
-    headers = trailers_of(response)
-    await send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})
+    if trailers:
+        headers = trailers_of(response)
+        await send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})
 
 
 def refusal(error: UpstreamError) -> Problem:

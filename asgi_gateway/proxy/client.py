@@ -27,26 +27,17 @@ class Client:
     the watcher that follows them.
     """
 
-    __slots__ = (
-        "_cancelling",
-        "_left",
-        "_old",
-        "_task",
-        "_uploaded",
-        "answered",
-        "receive",
-        "watcher",
-    )
+    # The defaults stand on the class, so that making one costs next to nothing.
+    answered = False
+    watcher: asyncio.Task[None] | None = None
+    _left = False
+    _old = False
+    _uploaded = False
 
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
-        self.answered = False
-        self._left = False
-        self._old = False
-        self._uploaded = False
-        self.watcher: asyncio.Task[None] | None = None
-        self._task = asyncio.current_task()
-        self._cancelling = self._task.cancelling() if self._task else 0
+        self._task = task = asyncio.current_task()
+        self._cancelling = task.cancelling() if task is not None else 0
 
     async def upload(
         self, scope: Scope, ended: Ended
@@ -59,7 +50,7 @@ class Client:
             if chunked:
                 raise MalformedRequest("it has both a Content-Length and a Transfer-Encoding")
         elif not chunked and scope.get("http_version", "1.1") in ("1.0", "1.1"):
-            self._uploaded = True
+            self._upload_ended()
             return None, None
         message = await self.receive()
         if message["type"] == "http.disconnect":
@@ -67,9 +58,7 @@ class Client:
         data: bytes = message.get("body", b"")
         if message.get("more_body"):
             return self._rest(data, length), length
-        self._uploaded = True
-        if self._old:
-            self._watch()
+        self._upload_ended()
         return (data if data or chunked or length is not None else None), None
 
     async def _rest(self, first: bytes, length: int | None) -> AsyncIterator[bytes]:
@@ -87,11 +76,14 @@ class Client:
             if length is not None and (received > length or (received < length and not more)):
                 raise ClientDisconnected
             yield data
+        self._upload_ended()
+
+    # Watching
+
+    def _upload_ended(self) -> None:
         self._uploaded = True
         if self._old:
             self._watch()
-
-    # Watching
 
     def __call__(self) -> None:
         """The exchange has lasted `WATCH_AFTER`."""

@@ -160,6 +160,9 @@ class HttpxResponse:
         self._complete = False
         self._closed = False
 
+    def take(self) -> tuple[bytes, bool] | None:
+        return None
+
     async def read(self) -> tuple[bytes, bool]:
         try:
             return await anext(self._chunks), True
@@ -168,6 +171,9 @@ class HttpxResponse:
             return b"", False
         except httpx.TransportError as error:
             raise _translated(error) from error
+
+    def release(self) -> bool:
+        return self._closed
 
     async def aclose(self) -> None:
         if self._closed:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 from asgi_gateway.asgi.paths import raw_request_path, without_prefix
 from asgi_gateway.context import EXCHANGE, STRIPPED_PREFIX, TRACE, TRUSTED_PEER
@@ -14,10 +15,17 @@ from asgi_gateway.proxy.via import earlier_via
 from asgi_gateway.trace import TraceContext
 from asgi_gateway.types import Headers, Scope
 
-_SCHEMES: Final = {"http": b"http", "https": b"https", "ws": b"http", "wss": b"https"}
-"""X-Forwarded-Proto names the scheme of a WebSocket's handshake, which is an HTTP request."""
+_HTTP_SCHEMES: Final = {"ws": "http", "wss": "https"}
+"""X-Forwarded-Proto names the scheme of the handshake, which is an HTTP request."""
 
-_VIA: Final = {version: b"%b asgi-gateway" % version.encode("ascii") for version in ("1.0", "1.1", "2", "3")}
+_Facts: TypeAlias = tuple[str, str, str, bytes, bytes]
+"""Peer, scheme, HTTP version, Host and stripped prefix of a request."""
+
+_STAMPS: Final = 1024
+"""Clients for whom the gateway's own headers are remembered."""
+
+_LONGEST_HOST: Final = 255
+"""Bytes of a Host with which they are; a longer one is made up."""
 
 
 class Outgoing:
@@ -27,13 +35,14 @@ class Outgoing:
     every path. `make_forwarded` is one of `STYLES`.
     """
 
-    __slots__ = ("_authority", "_base_path", "_ids", "_make_forwarded")
+    __slots__ = ("_authority", "_base_path", "_ids", "_make_forwarded", "_stamp")
 
     def __init__(self, authority: bytes | None, base_path: bytes, make_forwarded: MakeForwarded) -> None:
         self._authority = authority
         self._base_path = base_path.rstrip(b"/")
         self._make_forwarded = make_forwarded
         self._ids = RandomHex()
+        self._stamp = lru_cache(_STAMPS)(self._make_stamp)
 
     def headers(self, scope: Scope) -> tuple[Headers, Ended]:
         """The headers for the service, and those of the client's that ended here.
@@ -44,29 +53,41 @@ class Outgoing:
         passed, ended = split_request(scope["headers"], scope.get(EXCHANGE), traced=trace is not None)
         host = ended[b"host"][0] if b"host" in ended else b""
         peer = scope.get("client")
-        scheme: str = scope.get("scheme", "http")
-        trusted: bool = scope.get(TRUSTED_PEER, False)
-        headers = [
-            (b"host", self._authority or host),
-            *passed,
-            *self._make_forwarded(
-                ended,
-                peer=peer[0].encode("latin-1") if peer else b"unknown",
-                scheme=_SCHEMES.get(scheme) or scheme.encode("ascii"),
-                host=host,
-                prefix=scope.get(STRIPPED_PREFIX, b""),
-                trusted=trusted,
-            ),
-        ]
-        if trusted:
-            headers += [(name, value) for name in ended if name in VOUCHED for value in ended[name]]
+        facts = (
+            peer[0] if peer else "unknown",
+            scope.get("scheme", "http"),
+            scope.get("http_version", "1.1"),
+            host,
+            scope.get(STRIPPED_PREFIX, b""),
+        )
+        if scope.get(TRUSTED_PEER):
+            stamp = self._make_stamp(facts, ended)
+        else:
+            stamp = self._stamp(facts) if len(host) <= _LONGEST_HOST else self._make_stamp(facts)
+        headers = [(b"host", self._authority or host), *passed, *stamp]
         if b"via" in ended:
-            headers += earlier_via(ended[b"via"])
-        version: str = scope.get("http_version", "1.1")
-        headers.append((b"via", _VIA.get(version) or b"%b asgi-gateway" % version.encode("ascii")))
+            headers[-1:-1] = earlier_via(ended[b"via"])
         if trace is not None:
             headers.append((b"traceparent", trace.child_header(self._ids(16))))
         return headers, ended
+
+    def _make_stamp(self, facts: _Facts, ended: Ended | None = None) -> Headers:
+        """What the gateway says of a request: who asked for what and how, and `Via` at the end.
+
+        `ended` is given where the peer is trusted and what it says is continued.
+        """
+        peer, scheme, version, host, prefix = facts
+        made = self._make_forwarded(
+            ended or {},
+            peer=peer.encode("latin-1"),
+            scheme=_HTTP_SCHEMES.get(scheme, scheme).encode("ascii"),
+            host=host,
+            prefix=prefix,
+            trusted=ended is not None,
+        )
+        if ended is not None:
+            made += [(name, value) for name in ended if name in VOUCHED for value in ended[name]]
+        return [*made, (b"via", b"%b asgi-gateway" % version.encode("ascii"))]
 
     def target(self, scope: Scope) -> bytes:
         """The client's own bytes less the stripped prefix, behind the service's base path.

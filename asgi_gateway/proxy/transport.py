@@ -84,8 +84,14 @@ class UpstreamResponse(Protocol):
     headers: Headers
     trailers: Headers
 
+    def take(self) -> tuple[bytes, bool] | None:
+        """What `read` would return, if that is here already; else None."""
+
     async def read(self) -> tuple[bytes, bool]:
         """The next piece of the body and whether more follows; raises `UpstreamError`."""
+
+    def release(self) -> bool:
+        """Give the connection back at once; False where that takes `aclose`."""
 
     async def aclose(self) -> None:
         """Give the connection back if the answer is complete, else break it off. Idempotent."""
