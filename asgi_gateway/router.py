@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from asgi_gateway.asgi.headers import get_header
 from asgi_gateway.asgi.paths import PathPattern, climbs_out, request_path, resolved
@@ -34,13 +35,20 @@ class ServiceRoute:
     strip_prefix: str = ""
     mounted: bool = False
 
+    _told: dict[str, Any] = field(init=False, repr=False, compare=False)
+    """What it adds to every scope."""
+
+    def __post_init__(self) -> None:
+        told: dict[str, Any] = {SERVICE: self.service, ROUTE: self.pattern}
+        if self.strip_prefix and not self.mounted:
+            told[STRIPPED_PREFIX] = self.strip_prefix.encode("utf-8")
+        object.__setattr__(self, "_told", told)
+
     def enter(self, scope: Scope) -> Scope:
         """The scope as the service's chain sees it."""
-        inner = {**scope, SERVICE: self.service, ROUTE: self.pattern}
-        if self.strip_prefix and self.mounted:
+        inner = {**scope, **self._told}
+        if self.mounted and self.strip_prefix:
             inner["root_path"] = scope.get("root_path", "") + self.strip_prefix
-        elif self.strip_prefix:
-            inner[STRIPPED_PREFIX] = self.strip_prefix.encode("utf-8")
         return inner
 
     def takes_host(self, host: str) -> bool:
@@ -52,12 +60,6 @@ class ServiceRoute:
 
     def takes_method(self, method: str | None) -> bool:
         return self.methods is None or method is None or method in self.methods
-
-
-@dataclass(slots=True)
-class _Match:
-    route: ServiceRoute | None = None
-    allowed: set[str] = field(default_factory=set)
 
 
 class Router:
@@ -78,18 +80,17 @@ class Router:
             self._methods.update(route.methods or ())
             table = self._below if pattern.below else self._exact
             table.setdefault(pattern.exact, []).append(route)
+        self._longest = max(map(len, self._below), default=0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope, exchange = join_exchange(scope)
         spelled = request_path(scope)
         path = resolved(spelled)
-        match = self._match(path, scope)
-        if path is not spelled and self._has_two_readings(spelled, scope, match.route):
+        route = self._match(path, scope)
+        if path is not spelled and self._has_two_readings(spelled, scope, route):
             refusal = Problem(400, Failure("bad_request", "client"), "The path can be read in two ways.")
             await refusal(scope, receive, send)
-            return
-        route = match.route
-        if route is not None:
+        elif route is not None:
             exchange.service = route.service
             exchange.route = route.pattern
             app = route.app
@@ -102,45 +103,40 @@ class Router:
         elif path == "*" and scope.get("method") == "OPTIONS":
             await own_options("")(scope, receive, send)
         else:
-            await _unrouted(match.allowed)(scope, receive, send)
+            await _unrouted(self._allowed(path, scope))(scope, receive, send)
 
     def _has_two_readings(self, spelled: str, scope: Scope, route: ServiceRoute | None) -> bool:
         """Whether the spelled path leads elsewhere, or out of what the service is shown of itself."""
-        if self._match(spelled, scope).route is not route:
+        if self._match(spelled, scope) is not route:
             return True
         return route is not None and climbs_out(spelled[len(route.strip_prefix) :])
 
-    def _match(self, path: str, scope: Scope) -> _Match:
-        match = _Match()
-        candidates = self._exact.get(path)
-        if candidates and self._choose(candidates, scope, match):
-            return match
-        prefix = path
-        while True:
-            candidates = self._below.get(prefix)
-            if candidates and self._choose(candidates, scope, match):
-                return match
+    def _match(self, path: str, scope: Scope) -> ServiceRoute | None:
+        if path in self._exact and (route := _chosen(self._exact[path], scope)) is not None:
+            return route
+        # The walk up begins below the longest of the routes. What has no slash to cut at is no path: "*",
+        # or a URL that the server left whole.
+        cut = len(path) if len(path) <= self._longest else path.rfind("/", 0, self._longest + 1)
+        while cut >= 0:
+            prefix = path[:cut]
+            if prefix in self._below and (route := _chosen(self._below[prefix], scope)) is not None:
+                return route
             cut = prefix.rfind("/")
-            if cut < 0:  # the path is walked up, or is none: "*", or a URL that the server left whole
-                return match
-            prefix = prefix[:cut]
+        return None
 
     def _allowed(self, path: str, scope: Scope) -> str:
         """The methods that some route of the path takes, as ``Allow`` lists them."""
-        asked = ((method, self._match(path, {**scope, "method": method})) for method in self._methods)
-        return ", ".join(sorted(method for method, match in asked if match.route is not None))
+        taken = (m for m in self._methods if self._match(path, {**scope, "method": m}) is not None)
+        return ", ".join(sorted(taken))
 
-    @staticmethod
-    def _choose(candidates: list[ServiceRoute], scope: Scope, match: _Match) -> bool:
-        method: str | None = scope.get("method")
-        for route in candidates:
-            if route.host is not None and not route.takes_host(_host(scope)):
-                continue
-            if route.takes_method(method):
-                match.route = route
-                return True
-            match.allowed.update(route.methods or ())
-        return False
+
+def _chosen(candidates: list[ServiceRoute], scope: Scope) -> ServiceRoute | None:
+    for route in candidates:
+        if (route.host is None or route.takes_host(_host(scope))) and (
+            route.methods is None or route.takes_method(scope.get("method"))
+        ):
+            return route
+    return None
 
 
 def _narrowest_first(route: ServiceRoute) -> tuple[bool, bool, int, bool]:
@@ -157,9 +153,9 @@ def _host(scope: Scope) -> str:
     return value.partition(":")[0].rstrip(".")
 
 
-def _unrouted(allowed: set[str]) -> Problem:
+def _unrouted(allowed: str) -> Problem:
     if not allowed:
         return Problem(404, Failure("route_not_found", "gateway"), "No route leads here.")
-    allow = ", ".join(sorted(allowed)).encode("ascii")
     failure = Failure("method_not_allowed", "gateway")
-    return Problem(405, failure, "The route does not take this method.", headers=[(b"allow", allow)])
+    headers = [(b"allow", allowed.encode("ascii"))]
+    return Problem(405, failure, "The route does not take this method.", headers=headers)

@@ -79,9 +79,9 @@ def without_prefix(raw: bytes, prefix: bytes) -> bytes | None:
     The client may have percent-encoded any of the prefix's characters. None where the raw path
     does not spell the prefix out.
     """
-    rest = raw[len(prefix) :] if raw.startswith(prefix) else _rest_after_encoded(raw, prefix)
+    rest: bytes | None = raw[len(prefix) :] if raw.startswith(prefix) else _rest_after_encoded(raw, prefix)
     if not rest:
-        return rest if rest is None else b"/"
+        return None if rest is None else b"/"
     return rest if rest.startswith(b"/") else None
 
 

@@ -50,37 +50,21 @@ class Client:
             if chunked:
                 raise MalformedRequest("it has both a Content-Length and a Transfer-Encoding")
         elif not chunked and scope.get("http_version", "1.1") in ("1.0", "1.1"):
-            self._upload_ended()
+            self.upload_ended()
             return None, None
         message = await self.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         data: bytes = message.get("body", b"")
         if message.get("more_body"):
-            return self._rest(data, length), length
-        self._upload_ended()
+            return _Upload(self, data, length), length
+        self.upload_ended()
         return (data if data or chunked or length is not None else None), None
-
-    async def _rest(self, first: bytes, length: int | None) -> AsyncIterator[bytes]:
-        """The upload as it comes in; one that does not keep to its length counts as broken off."""
-        yield first
-        received = len(first)
-        more = True
-        while more:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnected
-            data = message.get("body", b"")
-            received += len(data)
-            more = message.get("more_body", False)
-            if length is not None and (received > length or (received < length and not more)):
-                raise ClientDisconnected
-            yield data
-        self._upload_ended()
 
     # Watching
 
-    def _upload_ended(self) -> None:
+    def upload_ended(self) -> None:
+        """From now on it is for the watcher to listen, once there is need for one."""
         self._uploaded = True
         if self._old:
             self._watch()
@@ -113,6 +97,38 @@ class Client:
         await asyncio.wait([watcher])
         if not watcher.cancelled():
             watcher.result()
+
+
+class _Upload:
+    """The upload as it comes in; one that does not keep to its length counts as broken off."""
+
+    def __init__(self, client: Client, first: bytes, length: int | None) -> None:
+        self._client = client
+        self._first: bytes | None = first
+        self._length = length
+        self._received = len(first)
+        self._more = True
+
+    def __aiter__(self) -> _Upload:
+        return self
+
+    async def __anext__(self) -> bytes:
+        first, self._first = self._first, None
+        if first is not None:
+            return first
+        if not self._more:
+            self._client.upload_ended()
+            raise StopAsyncIteration
+        message = await self._client.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        data: bytes = message.get("body", b"")
+        self._received += len(data)
+        self._more = message.get("more_body", False)
+        length = self._length
+        if length is not None and (self._received > length or (self._received < length and not self._more)):
+            raise ClientDisconnected
+        return data
 
 
 def _declared_length(values: list[bytes]) -> int:

@@ -129,8 +129,12 @@ def _without_named(passed: Headers, connection: list[bytes], exchange: Exchange 
     """Less what `Connection` names: of what was received, not of what a middleware put beside it."""
     named = _names_in(connection) - OURS
     received = exchange.received if exchange is not None else None
-    theirs = {id(pair) for pair in (passed if received is None else received)}
-    return [pair for pair in passed if pair[0].lower() not in named or id(pair) not in theirs]
+    theirs = {(id(name), id(value)) for name, value in (passed if received is None else received)}
+    return [
+        (name, value)
+        for name, value in passed
+        if name.lower() not in named or (id(name), id(value)) not in theirs
+    ]
 
 
 def _names_in(connection: list[bytes]) -> set[bytes]:

@@ -140,10 +140,7 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
         """Send the request and return when the head of its answer is here."""
         head = request_head(request)
         on_early_hints = request.on_early_hints
-        self._begin_answer(is_head=request.method == b"HEAD", wants_hints=on_early_hints is not None)
-        self._owned = True
-        self._error = None
-        self.served += 1
+        self._begin_exchange(request)
         body = request.body
         if body is None or isinstance(body, bytes):
             self._transport.write(head + body if body else head)
@@ -160,6 +157,12 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
             await self._waiter
             if on_early_hints is not None and self._early_hints:
                 await self._pass_on_hints(self._early_hints, on_early_hints)
+
+    def _begin_exchange(self, request: UpstreamRequest) -> None:
+        self._begin_answer(is_head=request.method == b"HEAD", wants_hints=request.on_early_hints is not None)
+        self._owned = True
+        self._error = None
+        self.served += 1
 
     async def _pass_on_hints(self, hints: list[Headers], on_early_hints: OnEarlyHints) -> None:
         while hints:
