@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 from limits.aio.storage import MovingWindowSupport, Storage
@@ -58,12 +58,31 @@ class BoundedMemoryStorage(Storage, MovingWindowSupport, SlidingWindowCounterSup
 
     def hit(self, limits: Sequence[Limit], key: Hashable, cost: int = 1) -> Window:
         """Count `cost` for `key` where all `limits` allow it, else nowhere; the tightest window."""
-        now = self._clock.monotonic()
         if len(limits) == 1:
-            limit = limits[0]
-            return self._counter(limit.counter, (limit, key), limit.period).hit(now, limit.amount, cost)
+            return self.counting(limits, cost)(key)
+        now = self._clock.monotonic()
         counters = [(self._counter(each.counter, (each, key), each.period), each.amount) for each in limits]
         return hit_all(counters, now, cost)
+
+    def counting(self, limits: Sequence[Limit], cost: int = 1) -> Callable[[Hashable], Window]:
+        """`hit` as a function of the key alone, with all that can be settled beforehand settled."""
+        if len(limits) != 1:
+            return lambda key: self.hit(limits, key, cost)
+        limit = limits[0]
+        kind, amount, period = limit
+        known, move_to_end = self._counters.get, self._counters.move_to_end
+        monotonic = self._clock.monotonic
+
+        def hit(key: Hashable) -> Window:
+            name = (limit, key)
+            counter = known(name)
+            if counter is None:
+                counter = self._counter(kind, name, period)
+            else:
+                move_to_end(name)
+            return counter.hit(monotonic(), amount, cost)
+
+        return hit
 
     def _counter(self, kind: type[C], name: Hashable, period: float) -> C:
         counters = self._counters
