@@ -49,6 +49,9 @@ class BoundedMemoryStorage(Storage, MovingWindowSupport, SlidingWindowCounterSup
         self.max_keys = max_keys
         self._clock: Clock = clock or SystemClock()
         self._counters: OrderedDict[Hashable, Counter] = OrderedDict()
+        self._first: Limit | None = None
+        """The first limit asked for. Most storages serve no other, and a key alone is found much faster
+        than a pair, so its counters are named by their keys and all others by limit and key."""
 
     def __len__(self) -> int:
         return len(self._counters)
@@ -61,7 +64,9 @@ class BoundedMemoryStorage(Storage, MovingWindowSupport, SlidingWindowCounterSup
         if len(limits) == 1:
             return self.counting(limits, cost)(key)
         now = self._clock.monotonic()
-        counters = [(self._counter(each.counter, (each, key), each.period), each.amount) for each in limits]
+        counters = [
+            (self._counter(each.counter, self._name(each, key), each.period), each.amount) for each in limits
+        ]
         return hit_all(counters, now, cost)
 
     def counting(self, limits: Sequence[Limit], cost: int = 1) -> Callable[[Hashable], Window]:
@@ -72,9 +77,10 @@ class BoundedMemoryStorage(Storage, MovingWindowSupport, SlidingWindowCounterSup
         kind, amount, period = limit
         known, move_to_end = self._counters.get, self._counters.move_to_end
         monotonic = self._clock.monotonic
+        is_first = self._is_first(limit)
 
         def hit(key: Hashable) -> Window:
-            name = (limit, key)
+            name = key if is_first else (limit, key)
             counter = known(name)
             if counter is None:
                 counter = self._counter(kind, name, period)
@@ -83,6 +89,14 @@ class BoundedMemoryStorage(Storage, MovingWindowSupport, SlidingWindowCounterSup
             return counter.hit(monotonic(), amount, cost)
 
         return hit
+
+    def _is_first(self, limit: Limit) -> bool:
+        if self._first is None:
+            self._first = limit
+        return limit == self._first
+
+    def _name(self, limit: Limit, key: Hashable) -> Hashable:
+        return key if self._is_first(limit) else (limit, key)
 
     def _counter(self, kind: type[C], name: Hashable, period: float) -> C:
         counters = self._counters
