@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from asgi_gateway.asgi.retry_after import retry_after_header
-from asgi_gateway.context import Exchange, join_exchange
+from asgi_gateway.context import EXCHANGE, Exchange, join_exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.events import CircuitClosed, CircuitHalfOpened, CircuitOpened
 from asgi_gateway.options import validated
@@ -62,51 +62,70 @@ class CircuitBreakerMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        scope, exchange = join_exchange(scope)
+        exchange: Exchange | None = scope.get(EXCHANGE)
+        if exchange is None:
+            scope, exchange = join_exchange(scope)
         policy = self.policy
-        admission = policy.acquire(self._clock.monotonic())
-        exchange.breaker_state = admission.state
-        if isinstance(admission, Rejected):
-            await _refusal(admission)(scope, receive, send)
-            return
-        permit = admission
-        self._announce(permit.transition)
+        permit = policy.untroubled
+        if permit is None:
+            admission = policy.acquire(self._clock.monotonic())
+            exchange.breaker_state = admission.state
+            if isinstance(admission, Rejected):
+                await _refusal(admission)(scope, receive, send)
+                return
+            permit = admission
+            self._announce(permit.transition)
+        else:
+            exchange.breaker_state = "closed"
         begun: bool | None = None  # True once a good response streams, False once there is nothing to learn
 
         def observing(message: Message) -> Awaitable[None]:
             nonlocal begun
-            if begun is None and (status := _status(message)) is not None:
-                good = self._judge(status, exchange, permit)
-                begun = good and scope["type"] == "http"
+            if begun is None:
+                begun = self._begins(message, exchange, permit)
             return send(message)
 
         try:
             await self.app(scope, receive, observing)
-            if begun and exchange.failure is None:
+            if begun and permit is not policy.untroubled and exchange.failure is None:
                 policy.completed(permit)
-        except asyncio.CancelledError:
-            # A time limit further out says so on the exchange before it cancels; nobody else does.
-            if begun is None and exchange.failure is not None and exchange.failure.source == "upstream":
-                self._announce(policy.failed(permit, self._clock.monotonic()))
-            raise
-        except Exception as error:
-            if begun is not False and _is_services_doing(error, exchange):
-                report = policy.broken if begun else policy.failed
-                self._announce(report(permit, self._clock.monotonic()))
+        except BaseException as error:
+            self._breaks(error, exchange, permit, begun)
             raise
         finally:
-            policy.release(permit)
+            if permit.state != "closed":  # a closed breaker keeps no account of its permits
+                policy.release(permit)
 
-    def _judge(self, status: int, exchange: Exchange, permit: Permit) -> bool:
-        """Report how an answer begins; True where it is a success."""
+    def _begins(self, message: Message, exchange: Exchange, permit: Permit) -> bool | None:
+        """Report how an answer begins, None where it does not yet.
+
+        True where a good one begins that may still break off, False where nothing more is to be learnt.
+        """
+        streams: bool = message["type"] == "http.response.start"
+        status = message["status"] if streams else _handshake_status(message)
+        if status is None:
+            return None
+        policy = self.policy
         failure = exchange.failure
-        now = self._clock.monotonic()
         if failure is None and status not in self._failure_statuses:
-            self._announce(self.policy.succeeded(permit, now))
-            return True
+            if permit is not policy.untroubled:
+                self._announce(policy.succeeded(permit, self._clock.monotonic()))
+            return streams
         if failure is None or failure.source == "upstream":
-            self._announce(self.policy.failed(permit, now))
+            self._announce(policy.failed(permit, self._clock.monotonic()))
         return False
+
+    def _breaks(self, error: BaseException, exchange: Exchange, permit: Permit, begun: bool | None) -> None:  # noqa: FBT001 - not a switch
+        """Report what ended the call, unless there was nothing to learn any more."""
+        if isinstance(error, asyncio.CancelledError):
+            # A time limit further out says so on the exchange before it cancels; nobody else does.
+            failure = exchange.failure
+            failed = begun is None and failure is not None and failure.source == "upstream"
+        else:
+            failed = begun is not False and isinstance(error, Exception) and _is_services(error, exchange)
+        if failed:
+            report = self.policy.broken if begun else self.policy.failed
+            self._announce(report(permit, self._clock.monotonic()))
 
     def _announce(self, transition: BreakerState | None) -> None:
         if transition is None:
@@ -120,10 +139,10 @@ class CircuitBreakerMiddleware:
             self._runtime.emit(CircuitClosed(service))
 
 
-def _status(message: Message) -> int | None:
-    """The status that a message answers with; None where it is not the answer's first."""
+def _handshake_status(message: Message) -> int | None:
+    """The status that a message answers a WebSocket's handshake with, None where it does not."""
     kind = message["type"]
-    if kind in ("http.response.start", "websocket.http.response.start"):
+    if kind == "websocket.http.response.start":
         status: int = message["status"]
         return status
     if kind == "websocket.accept":
@@ -131,7 +150,7 @@ def _status(message: Message) -> int | None:
     return 403 if kind == "websocket.close" else None
 
 
-def _is_services_doing(error: Exception, exchange: Exchange) -> bool:
+def _is_services(error: Exception, exchange: Exchange) -> bool:
     failure = error.failure if isinstance(error, ResponseAborted) else exchange.failure
     if failure is not None:
         return failure.source == "upstream"

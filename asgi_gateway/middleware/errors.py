@@ -6,7 +6,7 @@ import logging
 from typing import Final
 
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
-from asgi_gateway.context import REQUEST_ID, join_exchange, request_id_var
+from asgi_gateway.context import EXCHANGE, REQUEST_ID, Exchange, join_exchange, request_id_var
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.problem import Problem
 from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
@@ -35,13 +35,15 @@ class ErrorsMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        scope, exchange = join_exchange(scope)
+        if EXCHANGE not in scope:
+            scope, _ = join_exchange(scope)
         answer = _Answer(send)
         try:
             await self.app(scope, receive, answer.send)
         except ResponseAborted:
             raise
         except Exception as error:
+            exchange: Exchange = scope[EXCHANGE]
             if answer.client_left(error):
                 exchange.failure = CLIENT_LEFT
                 return
@@ -56,27 +58,28 @@ class ErrorsMiddleware:
 class _Answer:
     """How far the answer got, and whether the client was there to take it."""
 
-    __slots__ = ("_lost", "_send", "_trailers", "begun", "complete")
+    # The defaults stand on the class, so that making one costs next to nothing.
+    begun = False
+    complete = False
+    _lost: OSError | None = None
+    _trailers = False
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._lost: OSError | None = None
-        self._trailers = False
-        self.begun = False
-        self.complete = False
 
     async def send(self, message: Message) -> None:
-        kind = message["type"]
         try:
             await self._send(message)
         except OSError as error:
             self._lost = error
             raise
-        if kind in RESPONSE_STARTS:
-            self.begun = True
-            self._trailers = message.get("trailers", False)
-        elif kind in ("http.response.body", "websocket.http.response.body"):
+        kind = message["type"]
+        if kind in ("http.response.body", "websocket.http.response.body"):
             self.complete = not (message.get("more_body", False) or self._trailers)
+        elif kind in RESPONSE_STARTS:
+            self.begun = True
+            if "trailers" in message:
+                self._trailers = message["trailers"]
         elif kind == "http.response.trailers":
             self.complete = not message.get("more_trailers", False)
         elif kind == "websocket.close":

@@ -46,6 +46,7 @@ class HealthMiddleware:
     ) -> None:
         self.app = app
         self._runtime = runtime or _lone_runtime()
+        self._path = path
         self._show_endpoints = show_endpoints
         self._version = _version()
         self._reports: dict[str, _Report] = {
@@ -55,7 +56,12 @@ class HealthMiddleware:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (report := self._reports.get(request_path(scope))) is None:
+        # One search rules most paths out, wherever the application is mounted.
+        if scope["type"] != "http" or self._path not in scope["path"]:
+            await self.app(scope, receive, send)
+            return
+        report = self._reports.get(request_path(scope))
+        if report is None:
             await self.app(scope, receive, send)
             return
         if scope["method"] not in ("GET", "HEAD"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Hashable
+from os.path import commonprefix
 from typing import Annotated, Final, Literal, TypeAlias
 
 from limits import parse_many
@@ -14,7 +15,7 @@ from asgi_gateway.asgi.headers import without
 from asgi_gateway.asgi.keys import by_client_address, by_function, key_function
 from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
 from asgi_gateway.asgi.retry_after import retry_after_header
-from asgi_gateway.context import Exchange, join_exchange
+from asgi_gateway.context import EXCHANGE, Exchange, join_exchange
 from asgi_gateway.errors import Failure
 from asgi_gateway.options import validated
 from asgi_gateway.policies.window import COUNTERS, Limit, Window, tightest
@@ -131,17 +132,25 @@ class RateLimitMiddleware:
         self.app = app
         self.limits = [Limit(COUNTERS[strategy], *each) for each in _all_parsed(limit)]
         self._key = key_function(key) if isinstance(key, str) else by_function(key)
-        self._cost = cost
         self._exempt = [PathPattern(pattern) for pattern in exempt]
+        # One search for how all exempt paths begin rules most others out. Where none is exempt, it is for
+        # what hardly a path holds.
+        starts = [pattern.exact for pattern in self._exempt] or ["\0"]
+        self._exempt_part = commonprefix(starts)  # noqa: RUF071 - by character, as it is searched for
         self._on_missing_key = on_missing_key
         self._addressless = False
         self.storage = BoundedMemoryStorage(max_keys=max_keys, clock=(runtime or Runtime()).clock)
+        self._hit = self.storage.counting(self.limits, cost)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or (self._exempt and self._is_exempt(scope)):
+        if scope["type"] not in ("http", "websocket") or (
+            self._exempt_part in scope["path"] and self._is_exempt(scope)
+        ):
             await self.app(scope, receive, send)
             return
-        scope, exchange = join_exchange(scope)
+        exchange: Exchange | None = scope.get(EXCHANGE)
+        if exchange is None:
+            scope, exchange = join_exchange(scope)
         key = self._key(scope)
         if key is None:
             if self._on_missing_key == "reject":
@@ -151,15 +160,18 @@ class RateLimitMiddleware:
                 await self.app(scope, receive, send)
                 return
             key = self._address_instead(scope)
-        window = self.storage.hit(self.limits, key, self._cost)
+        window = self._hit(key)
         outer = exchange.rate_limit
-        exchange.rate_limit = window if outer is None else tightest(window, outer)
-        if not window.allowed:
+        if outer is None:
+            exchange.rate_limit = window
+        else:  # a limiter further out reports for all
+            exchange.rate_limit = tightest(window, outer)
+        if window.retry_after:
             await _refusal(window)(scope, receive, send)
-        elif scope["type"] == "websocket" or outer is not None:  # a limiter further out reports for all
+        elif outer is not None or scope["type"] == "websocket":
             await self.app(scope, receive, send)
         else:
-            await self.app(scope, receive, _reporting(exchange, send))
+            await self.app(scope, receive, _reporting(exchange, window, send))
 
     def _is_exempt(self, scope: Scope) -> bool:
         """A path is, if it is in every reading: some services resolve dot segments, some do not."""
@@ -179,13 +191,13 @@ class RateLimitMiddleware:
         return "client_address", address
 
 
-def _reporting(exchange: Exchange, send: Send) -> Send:
+def _reporting(exchange: Exchange, own: Window, send: Send) -> Send:
     """A ``send`` that puts the exchange's tightest window on the response."""
 
     def reporting(message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start" and exchange.rate_limit is not None:
+        if message["type"] == "http.response.start":
             headers = without(message.get("headers", ()), _FIELDS)
-            headers += _headers(exchange.rate_limit)
+            headers += _headers(exchange.rate_limit or own)
             message = {**message, "headers": headers}
         return send(message)
 

@@ -76,6 +76,12 @@ class CircuitBreaker:
         self.probes = probes
         self._state: BreakerState = "closed"
         self._permit = Permit(0, "closed")
+        self.untroubled: Permit | None = self._permit
+        """The permit of a closed breaker that has nothing to forgive, None otherwise.
+
+        `acquire` would give it, and as long as it is still here, no good answer, no good end and no release
+        changes anything: nobody has to be told of them.
+        """
         self._generation = 0
         self._failed = 0
         self._broken = 0
@@ -106,6 +112,7 @@ class CircuitBreaker:
             return None
         self._failed = 0
         if self._state == "closed":
+            self._forgive()
             return None
         self._probing.discard(permit)
         self._passed += 1
@@ -122,6 +129,7 @@ class CircuitBreaker:
         """An answer that had begun well came to its end."""
         if permit.generation == self._generation:
             self._broken = 0
+            self._forgive()
 
     def broken(self, permit: Permit, now: float) -> BreakerState | None:
         """An answer that had begun well broke off: a failure in spite of its success."""
@@ -134,7 +142,12 @@ class CircuitBreaker:
         """The call is over, with or without a verdict; to be called for every permit, always."""
         self._probing.discard(permit)
 
+    def _forgive(self) -> None:
+        if self._state == "closed" and not self._failed + self._broken:
+            self.untroubled = self._permit
+
     def _judge(self, now: float) -> BreakerState | None:
+        self.untroubled = None
         if self._state == "half_open" or self._failed + self._broken >= self.failure_threshold:
             return self._enter("open", now)
         return None
@@ -155,6 +168,7 @@ class CircuitBreaker:
         self._state = state
         self._generation += 1
         self._permit = Permit(self._generation, state)
+        self.untroubled = self._permit if state == "closed" else None
         self._failed = self._broken = self._passed = 0
         self._turns_at = now + self.break_duration
         return state

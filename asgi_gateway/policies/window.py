@@ -17,6 +17,7 @@ import functools
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
@@ -24,16 +25,21 @@ _STRICTLY_AFTER: Final = 1e-6
 """Seconds. A sliding window has room after a moment, not at it: a microsecond is after it for every clock."""
 
 
-class Window(NamedTuple):
+@dataclass(slots=True)
+class Window:
     """The outcome of one look at a limit. Durations are seconds from now."""
 
-    allowed: bool
     limit: int
     remaining: int
     reset_after: float
     """Until the whole limit is free again if nothing more comes."""
-    retry_after: float
+    retry_after: float = 0.0
     """Until the same request would pass; 0 where it passed."""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the request passed."""
+        return not self.retry_after
 
 
 class FixedWindow:
@@ -52,10 +58,10 @@ class FixedWindow:
 
     def hit(self, now: float, limit: int, cost: int = 1) -> Window:
         """Count `cost` more, if the limit allows."""
-        allowed = self.fits(now, limit, cost)
-        if allowed:
-            self.add(now, cost)
-        return self._report(now, limit, cost, allowed=allowed)
+        if not self.fits(now, limit, cost):
+            return self._report(now, limit, cost, allowed=False)
+        count = self.add(now, cost)
+        return Window(limit, limit - count, self._ends_at - now)
 
     def peek(self, now: float, limit: int, cost: int = 1) -> Window:
         """What `hit` would say, nothing counted."""
@@ -81,17 +87,18 @@ class FixedWindow:
     def _report(self, now: float, limit: int, cost: int, *, allowed: bool) -> Window:
         left = self.seconds_left(now)
         wait = 0.0 if allowed else left if cost <= limit else math.inf
-        return Window(allowed, limit, max(0, limit - self._count), left, wait)
+        return Window(limit, max(0, limit - self._count), left, wait)
 
 
 class SlidingWindow:
     """Weighs the window before into the count of this one; windows begin at multiples of `period`."""
 
-    __slots__ = ("_current", "_index", "_period", "_previous")
+    __slots__ = ("_current", "_ends_at", "_index", "_period", "_previous")
 
     def __init__(self, period: float) -> None:
         self._period = period
         self._index = -math.inf
+        self._ends_at = -math.inf
         self._previous = 0
         self._current = 0
 
@@ -102,12 +109,18 @@ class SlidingWindow:
 
     def hit(self, now: float, limit: int, cost: int = 1) -> Window:
         """Count `cost` more, if the limit allows."""
-        self._roll(now)
-        free_after = self._free_after(limit, cost)
-        allowed = now > free_after
-        if allowed:
-            self._current += cost
-        return self._report(now, limit, free_after, allowed=allowed)
+        if now >= self._ends_at:
+            self._roll(now)
+        period = self._period
+        count = self._current + cost
+        remaining = limit - count
+        if self._previous:
+            remaining -= int(self._previous * (self._ends_at - now) / period)
+        # The usual case, without a call: where something remains, the moment to wait for is long past.
+        if remaining > 0 and count:
+            self._current = count
+            return Window(limit, remaining, self._ends_at + period - period / count - now)
+        return self._hit_near_limit(now, limit, cost)
 
     def peek(self, now: float, limit: int, cost: int = 1) -> Window:
         """What `hit` would say, nothing counted."""
@@ -118,8 +131,15 @@ class SlidingWindow:
     def counts(self, now: float) -> tuple[int, float, int, float]:
         """The count before and the seconds it still weighs, the count now and the seconds it will."""
         self._roll(now)
-        left = (self._index + 1) * self._period - now
+        left = self._ends_at - now
         return self._previous, left if self._previous else 0.0, self._current, left + self._period
+
+    def _hit_near_limit(self, now: float, limit: int, cost: int) -> Window:
+        free_after = self._free_after(limit, cost)
+        allowed = now > free_after
+        if allowed:
+            self._current += cost
+        return self._report(now, limit, free_after, allowed=allowed)
 
     def _roll(self, now: float) -> None:
         index = now // self._period
@@ -127,6 +147,7 @@ class SlidingWindow:
             self._previous = self._current if index == self._index + 1 else 0
             self._current = 0
             self._index = index
+            self._ends_at = (index + 1) * self._period
 
     def _free_after(self, limit: int, cost: int) -> float:
         """The moment after which `cost` more fits.
@@ -136,19 +157,19 @@ class SlidingWindow:
         """
         if cost > limit:
             return math.inf
-        end = (self._index + 1) * self._period
+        end = self._ends_at
         room = limit - cost + 1 - self._current
         if room > 0:
             return end - self._period * room / self._previous if self._previous else -math.inf
         return end + self._period - self._period * (limit - cost + 1) / self._current
 
     def _report(self, now: float, limit: int, free_after: float, *, allowed: bool) -> Window:
-        left = (self._index + 1) * self._period - now
+        left = self._ends_at - now
         weighed = math.floor(self._previous * left / self._period) if self._previous else 0
         used = weighed + self._current
         reset = max(0.0, self._free_after(limit, limit) - now)
         wait = 0.0 if allowed else free_after - now + _STRICTLY_AFTER
-        return Window(allowed, limit, max(0, limit - used), reset, wait)
+        return Window(limit, max(0, limit - used), reset, wait)
 
 
 class MovingWindow:
@@ -192,7 +213,7 @@ class MovingWindow:
         if not allowed:
             wait = times[len(times) + cost - limit - 1] + self._period - now if cost <= limit else math.inf
         reset = times[-1] + self._period - now if times else 0.0
-        return Window(allowed, limit, max(0, limit - len(times)), reset, wait)
+        return Window(limit, max(0, limit - len(times)), reset, wait)
 
 
 Counter: TypeAlias = FixedWindow | SlidingWindow | MovingWindow
@@ -213,10 +234,11 @@ class Limit(NamedTuple):
 
 def tightest(first: Window, second: Window) -> Window:
     """The window that binds: the longer wait of two refusals, a refusal, or the one with less left."""
-    if first.allowed and second.allowed:
-        by_room = (first.remaining, -first.reset_after) <= (second.remaining, -second.reset_after)
-        return first if by_room else second
-    return first if first.retry_after >= second.retry_after else second
+    if first.retry_after or second.retry_after:
+        return first if first.retry_after >= second.retry_after else second
+    if first.remaining != second.remaining:
+        return first if first.remaining < second.remaining else second
+    return first if first.reset_after >= second.reset_after else second
 
 
 def hit_all(counters: Sequence[tuple[Counter, int]], now: float, cost: int = 1) -> Window:

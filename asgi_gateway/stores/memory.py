@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 from limits.aio.storage import MovingWindowSupport, Storage
@@ -49,6 +49,9 @@ class BoundedMemoryStorage(Storage, MovingWindowSupport, SlidingWindowCounterSup
         self.max_keys = max_keys
         self._clock: Clock = clock or SystemClock()
         self._counters: OrderedDict[Hashable, Counter] = OrderedDict()
+        self._first: Limit | None = None
+        """The first limit asked for. Most storages serve no other, and a key alone is found much faster
+        than a pair, so its counters are named by their keys and all others by limit and key."""
 
     def __len__(self) -> int:
         return len(self._counters)
@@ -58,12 +61,42 @@ class BoundedMemoryStorage(Storage, MovingWindowSupport, SlidingWindowCounterSup
 
     def hit(self, limits: Sequence[Limit], key: Hashable, cost: int = 1) -> Window:
         """Count `cost` for `key` where all `limits` allow it, else nowhere; the tightest window."""
-        now = self._clock.monotonic()
         if len(limits) == 1:
-            limit = limits[0]
-            return self._counter(limit.counter, (limit, key), limit.period).hit(now, limit.amount, cost)
-        counters = [(self._counter(each.counter, (each, key), each.period), each.amount) for each in limits]
+            return self.counting(limits, cost)(key)
+        now = self._clock.monotonic()
+        counters = [
+            (self._counter(each.counter, self._name(each, key), each.period), each.amount) for each in limits
+        ]
         return hit_all(counters, now, cost)
+
+    def counting(self, limits: Sequence[Limit], cost: int = 1) -> Callable[[Hashable], Window]:
+        """`hit` as a function of the key alone, with all that can be settled beforehand settled."""
+        if len(limits) != 1:
+            return lambda key: self.hit(limits, key, cost)
+        limit = limits[0]
+        kind, amount, period = limit
+        known, move_to_end = self._counters.get, self._counters.move_to_end
+        monotonic = self._clock.monotonic
+        is_first = self._is_first(limit)
+
+        def hit(key: Hashable) -> Window:
+            name = key if is_first else (limit, key)
+            counter = known(name)
+            if counter is None:
+                counter = self._counter(kind, name, period)
+            else:
+                move_to_end(name)
+            return counter.hit(monotonic(), amount, cost)
+
+        return hit
+
+    def _is_first(self, limit: Limit) -> bool:
+        if self._first is None:
+            self._first = limit
+        return limit == self._first
+
+    def _name(self, limit: Limit, key: Hashable) -> Hashable:
+        return key if self._is_first(limit) else (limit, key)
 
     def _counter(self, kind: type[C], name: Hashable, period: float) -> C:
         counters = self._counters

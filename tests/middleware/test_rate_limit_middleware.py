@@ -205,6 +205,28 @@ async def test_a_path_that_only_looks_exempt_is_counted(path: str, runtime: Runt
     assert await ask(app, 2, path=path) == [200, 429]
 
 
+@pytest.mark.parametrize(
+    ("exempt", "path", "root", "statuses"),
+    [
+        (["/health/*"], "/gate/health/live", "/gate", [200, 200]),
+        (["/health/*"], "/gate/api", "/gate", [200, 429]),
+        (["/health/*"], "/api/health", "", [200, 429]),  # holds it, does not begin with it
+        (["/health"], "/health/live", "", [200, 429]),
+        (["/"], "/gate", "/gate", [200, 200]),
+        (["/*"], "/anything", "", [200, 200]),
+        (["/*", "/health"], "/anything", "", [200, 200]),
+        (["/health", "/heap/*"], "/heap/dump", "", [200, 200]),
+        (["/health", "/heap/*"], "/heaps", "", [200, 429]),
+        ([], "/a\0b", "", [200, 429]),
+    ],
+)
+async def test_what_is_exempt_is_the_path_below_the_mount_from_its_beginning(
+    exempt: list[str], path: str, root: str, statuses: list[int], runtime: Runtime
+):
+    app = limited(runtime, limit="1/minute", exempt=exempt)
+    assert await ask(app, 2, path=path, root_path=root) == statuses
+
+
 # Several limits
 
 

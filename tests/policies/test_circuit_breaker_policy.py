@@ -1,5 +1,7 @@
 """The breaker's state machine as plain calls, time as an argument."""
 
+import copy
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -221,6 +223,29 @@ def test_releasing_a_probe_that_was_given_up_frees_no_place():
     assert isinstance(breaker.acquire(120.0), Rejected)
 
 
+def test_it_is_untroubled_until_something_fails_and_again_once_that_is_forgiven():
+    breaker = CircuitBreaker(failure_threshold=3)
+    permit = admitted(breaker, 0.0)
+    assert breaker.untroubled is permit
+    breaker.failed(permit, 0.0)
+    breaker.broken(permit, 0.0)
+    assert breaker.untroubled is None
+    breaker.succeeded(permit, 0.0)
+    assert breaker.untroubled is None  # what broke off is only forgiven by an answer that ends whole
+    breaker.completed(permit)
+    assert breaker.untroubled is permit
+
+
+def test_open_it_is_troubled_and_closed_again_it_has_a_new_permit():
+    breaker = opened()
+    assert breaker.untroubled is None
+    probe = admitted(breaker, 60.0)
+    assert breaker.untroubled is None
+    breaker.succeeded(probe, 60.0)
+    assert breaker.untroubled is admitted(breaker, 60.0)
+    assert breaker.untroubled.generation > probe.generation
+
+
 @pytest.mark.parametrize("options", [(0, 60.0, 1), (5, 0.0, 1), (5, 60.0, 0)])
 def test_impossible_options_are_refused(options: tuple[int, float, int]):
     with pytest.raises(ValueError):
@@ -241,11 +266,12 @@ class AnyHistory(RuleBasedStateMachine):
         self.now = 0.0
         self.calls: list[Permit] = []
         self.in_a_row = 0
+        self.broken = 0
         self.opened_at: float | None = None
 
     def transition(self, state: str | None) -> None:
         if state is not None:
-            self.in_a_row = 0
+            self.in_a_row = self.broken = 0
             self.opened_at = self.now if state == "open" else None
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 9.875, 10.0, 25.0]))
@@ -276,7 +302,7 @@ class AnyHistory(RuleBasedStateMachine):
             state = self.breaker.failed(permit, self.now)
             self.in_a_row += counted
             if permit.state == "closed":
-                assert (state == "open") == (counted and self.in_a_row == 3)
+                assert (state == "open") == (counted and self.in_a_row + self.broken == 3)
         self.breaker.release(permit)
         self.transition(state)
 
@@ -284,6 +310,36 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_call_is_cancelled(self, data: st.DataObject) -> None:
         self.breaker.release(self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1))))
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data(), report=st.sampled_from(["completed", "broken"]))
+    def an_answer_that_had_begun_ends(self, data: st.DataObject, report: str) -> None:
+        permit = data.draw(st.sampled_from(self.calls))
+        counted = permit.state == "closed" and permit.generation == self.breaker._generation
+        if report == "completed":
+            self.breaker.completed(permit)
+            self.broken = 0 if counted else self.broken
+            return
+        state = self.breaker.broken(permit, self.now)
+        self.broken += counted
+        if permit.state == "closed":
+            assert (state == "open") == (counted and self.in_a_row + self.broken == 3)
+        self.transition(state)
+
+    @invariant()
+    def untroubled_nothing_good_changes_anything(self) -> None:
+        """So that whoever holds that permit need not report it."""
+        permit = self.breaker.untroubled
+        closed = self.breaker.state(self.now) == "closed"
+        assert (permit is not None) == (closed and self.breaker._failed + self.breaker._broken == 0)
+        if permit is not None:
+            before = copy.deepcopy(vars(self.breaker) | {"_permit": None, "untroubled": None})
+            assert self.breaker.acquire(self.now) is permit
+            assert self.breaker.succeeded(permit, self.now) is None
+            self.breaker.completed(permit)
+            self.breaker.release(permit)
+            assert vars(self.breaker) | {"_permit": None, "untroubled": None} == before
+            assert self.breaker.untroubled is permit
 
     @invariant()
     def no_more_probes_are_out_than_allowed(self) -> None:

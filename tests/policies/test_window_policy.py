@@ -107,6 +107,22 @@ def test_a_peek_says_what_the_hit_says_and_counts_nothing(
 
 
 @every_counter
+@given(limit=LIMITS, period=PERIODS, start=STARTS, schedule=SCHEDULES)
+def test_a_hit_says_what_a_peek_right_after_it_says(
+    counter: type[Counter], limit: int, period: int, start: float, schedule: list[tuple[float, int]]
+):
+    """A hit that leaves room is worked out by itself; whoever looks is told by the general rule."""
+    one = counter(period)
+    now = start
+    for gap, cost in schedule:
+        now += gap
+        said = one.hit(now, limit, cost)
+        after = one.peek(now, limit, 1)
+        assert (said.limit, said.remaining) == (after.limit, after.remaining)
+        assert said.reset_after == pytest.approx(after.reset_after, abs=1e-6)
+
+
+@every_counter
 def test_a_refused_hit_is_not_counted(counter: type[Counter]):
     one = counter(60)
     one.hit(1000.0, 10, 8)
@@ -207,8 +223,8 @@ async def test_a_sliding_window_weighs_as_limits_weighs(now: float, previous: in
     assert ours.counts(now) == pytest.approx(expected, abs=1e-3)
 
 
-def window(*, allowed: bool = True, remaining: int = 5, reset: float = 10.0, retry: float = 0.0) -> Window:
-    return Window(allowed, 10, remaining, reset, retry)
+def window(*, remaining: int = 5, reset: float = 10.0, retry: float = 0.0) -> Window:
+    return Window(10, remaining, reset, retry)
 
 
 @pytest.mark.parametrize(
@@ -216,8 +232,8 @@ def window(*, allowed: bool = True, remaining: int = 5, reset: float = 10.0, ret
     [
         (window(remaining=6), window(remaining=5)),
         (window(reset=10.0), window(reset=11.0)),
-        (window(remaining=0), window(allowed=False, remaining=3, retry=1.0)),
-        (window(allowed=False, retry=1.0), window(allowed=False, retry=2.0)),
+        (window(remaining=0), window(remaining=3, retry=1.0)),
+        (window(retry=1.0), window(retry=2.0)),
     ],
 )
 def test_the_window_that_binds_is_the_tightest(looser: Window, tighter: Window):

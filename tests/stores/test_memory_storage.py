@@ -45,6 +45,24 @@ def test_of_several_limits_the_tightest_is_reported(storage: BoundedMemoryStorag
     assert storage.hit(both[:1], "a").remaining == 97
 
 
+@every_kind
+@pytest.mark.parametrize("amounts", [[2], [2, 3], [3, 2]], ids=str)
+def test_counting_says_and_keeps_what_hit_does(
+    kind: type[FixedWindow], amounts: list[int], storage: BoundedMemoryStorage, clock: ManualClock
+):
+    limits = [Limit(kind, amount, 60) for amount in amounts]
+    other = BoundedMemoryStorage(clock=clock)
+    count = storage.counting(limits, cost=2)
+    for seconds in (1, 1, 50, 30, 60):
+        assert count("a") == other.hit(limits, "a", 2)
+        assert count("b") == other.hit(limits, "b", 2)
+        clock.shift(seconds)
+    assert len(storage) == len(other) == 2 * len(limits)
+    assert count("a") == other.hit(limits, "a", 2)
+    storage.hit(limits, "a", 2)
+    assert not count("a").allowed  # one counter, whichever way it is asked
+
+
 def test_time_frees_what_it_counted(storage: BoundedMemoryStorage, clock: ManualClock):
     limit = [Limit(FixedWindow, 1, 60)]
     storage.hit(limit, "a")
@@ -65,8 +83,9 @@ def test_a_million_addresses_are_held_in_bounded_memory():
 def test_the_least_recently_used_key_is_forgotten(kind: type[FixedWindow], clock: ManualClock):
     storage = BoundedMemoryStorage(max_keys=2, clock=clock)
     limit = [Limit(kind, 1, 60)]
+    count = storage.counting(limit)
     for key in ("a", "b", "a", "c"):
-        storage.hit(limit, key)
+        count(key)
     assert not storage.hit(limit, "a").allowed
     assert storage.hit(limit, "b").allowed
 
