@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
@@ -21,6 +22,10 @@ CLIENT_LEFT: Final = 499
 _INFO: Final = logging.INFO
 _KINDS: Final = 256
 """How many kinds of requests are remembered for a second."""
+
+_PLACE: Final = "\0"
+"""Stands in a template for what is still to come; JSON text has no such character."""
+_THOUSANDTHS: Final = tuple(f"{number:03}" for number in range(1000))
 
 _string = encode_basestring_ascii
 
@@ -91,7 +96,7 @@ class AccessLines:
         self._logger = logger
         self._wall = wall
         self._second = -1
-        self._templates: dict[tuple[object, ...], str] = {}
+        self._templates: dict[tuple[object, ...], list[str]] = {}
 
     def write(
         self,
@@ -115,13 +120,7 @@ class AccessLines:
                 return
         self._log(scope, exchange, seen, seconds)
 
-    def _line(
-        self,
-        scope: Scope,
-        exchange: Exchange,
-        seen: Seen,
-        seconds: float,
-    ) -> str:
+    def _line(self, scope: Scope, exchange: Exchange, seen: Seen, seconds: float) -> str:
         """The line with its end; raises TypeError or ValueError where only a record will do."""
         now = self._wall()
         fraction = now - self._second
@@ -151,19 +150,21 @@ class AccessLines:
         if not address:
             peer = scope.get("client")
             address = peer[0] if peer else None
-        return template % (
-            fraction * 1000,
+        line = template.copy()
+        line[1::2] = (
+            _THOUSANDTHS[int(fraction * 1000)],
             path,
             "null" if request_id is None else _string(request_id),
             "null" if trace_id is None else _string(trace_id),
             path,
-            seconds * 1000,
+            f"{seconds * 1000:.3f}",
             "null" if upstream is None else f"{upstream * 1000:.3f}",
             "null" if first_byte is None else f"{first_byte * 1000:.3f}",
-            seen.bytes_in,
-            seen.bytes_out,
+            f"{seen.bytes_in}",
+            f"{seen.bytes_out}",
             "null" if address is None else _string(address),
         )
+        return "".join(line)
 
     def _begin_second(self, now: float) -> float:
         """Forget the last second's templates; the part of the new one that is over."""
@@ -171,49 +172,44 @@ class AccessLines:
         self._templates = {}
         return now - self._second
 
-    def _template(self, kind: tuple[Any, ...]) -> str:
-        """The line of this kind, with places for what differs from one request to the next."""
+    def _template(self, kind: tuple[Any, ...]) -> list[str]:
+        """The line of this kind in parts: each second one is the place of what differs between requests."""
         method, route, service, endpoint, status, failure, upstream_status, attempts, breaker_state = kind
         around = f"{method} {status}"
         if not around.isprintable():
             raise ValueError(around)
-        before, after = (_constant(f"{part}")[1:-1] for part in (method, status))
+        before, after = (encode(f"{part}")[1:-1] for part in (method, status))
         values = {
-            "time": f'"{second_text(self._second)}.%03dZ"',
-            "level": _constant(logging.getLevelName(_INFO).lower()),
-            "logger": _constant(self._logger.name),
-            "message": f'"{before} %s {after}"',
-            "request_id": "%s",
-            "trace_id": "%s",
-            "method": _constant(method),
-            "path": '"%s"',
-            "route": _constant(route),
-            "service": _constant(service),
-            "endpoint": _constant(endpoint),
-            "status": _constant(status),
-            "upstream_status": _constant(upstream_status),
-            "attempts": _constant(attempts),
-            "duration_ms": "%.3f",
-            "upstream_ms": "%s",
-            "first_byte_ms": "%s",
-            "bytes_in": "%d",
-            "bytes_out": "%d",
-            "client_address": "%s",
-            "failure": _constant(failure),
-            "breaker_state": _constant(breaker_state),
+            "time": f'"{second_text(self._second)}.{_PLACE}Z"',
+            "level": encode(logging.getLevelName(_INFO).lower()),
+            "logger": encode(self._logger.name),
+            "message": f'"{before} {_PLACE} {after}"',
+            "request_id": _PLACE,
+            "trace_id": _PLACE,
+            "method": encode(method),
+            "path": f'"{_PLACE}"',
+            "route": encode(route),
+            "service": encode(service),
+            "endpoint": encode(endpoint),
+            "status": encode(status),
+            "upstream_status": encode(upstream_status),
+            "attempts": encode(attempts),
+            "duration_ms": _PLACE,
+            "upstream_ms": _PLACE,
+            "first_byte_ms": _PLACE,
+            "bytes_in": _PLACE,
+            "bytes_out": _PLACE,
+            "client_address": _PLACE,
+            "failure": encode(failure),
+            "breaker_state": encode(breaker_state),
         }
-        template = "{" + ",".join(f'"{name}":{value}' for name, value in values.items()) + "}\n"
+        text = "{" + ",".join(f'"{name}":{value}' for name, value in values.items()) + "}\n"
+        template = re.split(f"({_PLACE})", text)
         if len(self._templates) < _KINDS:
             self._templates[kind] = template
         return template
 
-    def _log(
-        self,
-        scope: Scope,
-        exchange: Exchange,
-        seen: Seen,
-        seconds: float,
-    ) -> None:
+    def _log(self, scope: Scope, exchange: Exchange, seen: Seen, seconds: float) -> None:
         """Write the line in the ordinary way, by a record."""
         peer = scope.get("client")
         method = scope.get("method", "GET")
@@ -247,10 +243,6 @@ class AccessLines:
         if factory is logging.LogRecord:  # an application's own may add more
             record.__dict__[EXTRAS] = extras
         self._logger.handle(record)
-
-
-def _constant(value: object) -> str:
-    return encode(value).replace("%", "%%")
 
 
 def _frame_size(message: Message) -> int:
