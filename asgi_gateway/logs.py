@@ -13,7 +13,8 @@ import logging
 import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from types import FunctionType
+from typing import Any, Final, TextIO
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonEncoder
@@ -25,6 +26,11 @@ from asgi_gateway.errors import ResponseAborted
 EXTRAS = "_extras"
 """Where a record may hold its extras once more, all together, to spare the formatter the search."""
 
+# One encoder for all records: building it costs as much as using it. What is logged is flat.
+encode: Final = JsonEncoder(separators=(",", ":"), check_circular=False).encode
+"""A value as the JSON text that a line has for it."""
+
+_INFO: Final = logging.INFO
 _OWN_KEYS = frozenset({*RESERVED_ATTRS, "taskName", "color_message", "request_id", "trace_id"})
 """Attributes of a record that are no extras; `color_message` is uvicorn's second copy of the message."""
 
@@ -37,8 +43,6 @@ class JsonFormatter(_JsonFormatter):
 
     def __init__(self) -> None:
         super().__init__()
-        # One encoder for all records: building it costs as much as using it. What is logged is flat.
-        self._encode = JsonEncoder(separators=(",", ":"), check_circular=False).encode
         self._second = -1
         self._second_text = ""
 
@@ -63,13 +67,18 @@ class JsonFormatter(_JsonFormatter):
         """ISO 8601 in UTC with milliseconds; all but those is the same for a whole second."""
         second = int(created)
         if second != self._second:
-            self._second_text = datetime.fromtimestamp(second, UTC).isoformat()[:-6]
+            self._second_text = second_text(second)
             self._second = second
         return f"{self._second_text}.{int((created - second) * 1000):03}Z"
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         """The object as text."""
-        return self._encode(log_data)
+        return encode(log_data)
+
+
+def second_text(second: int) -> str:
+    """The time as a line says it, up to the second."""
+    return datetime.fromtimestamp(second, UTC).isoformat()[:-6]
 
 
 class ContextFilter(logging.Filter):
@@ -100,6 +109,9 @@ class TurnHandler(logging.StreamHandler[TextIO]):
     one for each. Nothing waits longer than for the callbacks that are ready now.
     """
 
+    plain: tuple[JsonFormatter, list[ContextFilter]] | None = None
+    """The formatter and filters of `json_handler`: what it has as long as nobody changes it."""
+
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         self._lines: list[str] = []
@@ -118,13 +130,35 @@ class TurnHandler(logging.StreamHandler[TextIO]):
         except Exception:  # noqa: BLE001 - as every handler of the standard library does
             self.handleError(record)
 
+    def keep(self, line: str) -> None:
+        """Keep a finished line, its end included, until the end of the turn.
+
+        It takes no lock. The line is kept before `_turn_of` is read, and `_end_of_turn` forgets the turn
+        before it writes, so that a line of another thread is either in that write or has one to come.
+        """
+        self._lines.append(line)
+        loop = self._turn_of
+        if loop is None or not loop.is_running():  # cheaper than to ask which loop runs here
+            self._schedule(line)
+
     def flush(self) -> None:
         """Write what is kept."""
         with self.lock or nullcontext():
-            lines, self._lines = self._lines, []
+            lines = self._lines[:]
+            del self._lines[: len(lines)]  # and no line that `keep` was given since
             if lines:
                 self.stream.write("".join(lines))
-            super().flush()
+            self.stream.flush()
+
+    def _schedule(self, line: str) -> None:
+        loop = self._turn_of = _running_loop()
+        if loop is not None:
+            loop.call_soon(self._end_of_turn)
+            return
+        try:
+            self.flush()
+        except Exception:  # noqa: BLE001 - as `emit` does
+            self.handleError(logging.makeLogRecord({"msg": line}))
 
     def _end_of_turn(self) -> None:
         self._turn_of = None
@@ -138,12 +172,61 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
+def _plain(function: object) -> object:
+    """The method of `Logger`, or None where a tool has put its own in the place, or a proxy."""
+    theirs = logging.Logger.isEnabledFor.__code__.co_filename
+    return function if type(function) is FunctionType and function.__code__.co_filename == theirs else None
+
+
+_Logger = logging.Logger
+_call_handlers = _plain(_Logger.callHandlers)
+
+
+def direct_handler(logger: logging.Logger) -> TurnHandler | None:
+    """The handler that alone gets what `logger` logs from info on, where it is ours with nothing changed.
+
+    Its `keep` may then be given the line that a record would become. None where anything else would see
+    or change the record: another handler, a filter, another class or factory, a monitoring tool in place
+    of `Logger.callHandlers`. An application may change all that at any time, so this is asked anew for
+    every line.
+    """
+    if type(logger) is not _Logger or logger.filters or logger.disabled:
+        return None
+    if _Logger.callHandlers is not _call_handlers or logging.getLogRecordFactory() is not logging.LogRecord:
+        return None
+    holder = logger
+    while not (handlers := holder.handlers):
+        if not holder.propagate or holder.parent is None:
+            return None
+        holder = holder.parent
+    while (parent := holder.parent) is not None and holder.propagate:
+        if parent.handlers:
+            return None
+        holder = parent
+    handler = handlers[0]
+    if (
+        len(handlers) == 1
+        and type(handler) is TurnHandler
+        and handler.level <= _INFO
+        and (handler.formatter, handler.filters) == handler.plain
+    ):
+        return handler
+    return None
+
+
+def json_handler(stream: TextIO) -> TurnHandler:
+    """A handler that writes JSON lines to a stream."""
+    handler = TurnHandler(stream)
+    formatter, context = JsonFormatter(), ContextFilter()
+    handler.setFormatter(formatter)
+    handler.addFilter(context)
+    handler.plain = formatter, [context]
+    return handler
+
+
 def stdout_handler() -> logging.Handler:
     """A handler that writes JSON lines to standard output."""
-    handler = TurnHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter())
-    handler.addFilter(ContextFilter())
-    return handler
+    return json_handler(sys.stdout)
 
 
 def log_config(level: str = "info") -> dict[str, Any]:

@@ -4,15 +4,24 @@ import io
 import json
 import logging
 import logging.config
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from asgi_gateway.context import request_id_var, trace_id_var
 from asgi_gateway.errors import Failure, ResponseAborted
-from asgi_gateway.logs import ContextFilter, JsonFormatter, TurnHandler, log_config
+from asgi_gateway.logs import (
+    ContextFilter,
+    JsonFormatter,
+    TurnHandler,
+    direct_handler,
+    json_handler,
+    log_config,
+)
 
 ABORTED = ResponseAborted(Failure("reset", "upstream"))
 
@@ -167,6 +176,146 @@ async def test_the_lines_of_one_turn_of_the_loop_are_one_write() -> None:
     assert writes == []
     await asyncio.sleep(0)
     assert writes == ["line 0\nline 1\nline 2\n"]
+
+
+async def test_finished_lines_are_kept_in_their_turn_with_the_others() -> None:
+    stream = io.StringIO()
+    handler = TurnHandler(stream)
+    handler.keep("one\n")
+    handler.handle(logging.makeLogRecord({"msg": "two"}))
+    handler.keep("three\n")
+    assert stream.getvalue() == ""
+    await asyncio.sleep(0)
+    assert stream.getvalue() == "one\ntwo\nthree\n"
+    handler.keep("four\n")
+    await asyncio.sleep(0)
+    assert stream.getvalue().endswith("four\n")
+
+
+def test_a_finished_line_without_a_loop_is_written_at_once() -> None:
+    stream = io.StringIO()
+    handler = TurnHandler(stream)
+
+    async def stop_at_once() -> None:
+        handler.keep("one\n")
+        asyncio.get_running_loop().stop()
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(stop_at_once())
+    loop.run_forever()
+    loop.close()
+    assert task.done()
+    handler.keep("two\n")
+    assert stream.getvalue() == "one\ntwo\n"
+
+
+def test_a_stream_that_fails_is_nobodys_exception(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    handler = TurnHandler(stream)
+    stream.close()
+    handler.keep("one\n")
+    assert "Logging error" in capsys.readouterr().err
+
+
+def test_no_line_of_any_thread_is_lost() -> None:
+    stream = io.StringIO()
+    handler = TurnHandler(stream)
+
+    async def keep(name: str) -> None:
+        for number in range(1000):
+            handler.keep(f"{name} {number}\n")
+            if number % 10 == 0:
+                await asyncio.sleep(0)
+
+    def log(name: str) -> None:
+        for number in range(1000):
+            handler.handle(logging.makeLogRecord({"msg": f"{name} {number}"}))
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(asyncio.run, keep(name)) for name in "ab"]
+        running += [pool.submit(log, name) for name in "cd"]
+        for one in running:
+            one.result()
+    lines = stream.getvalue().splitlines()
+    assert sorted(lines) == sorted(f"{name} {number}" for name in "abcd" for number in range(1000))
+
+
+class ChangedLogger(logging.Logger):
+    pass
+
+
+class ChangedHandler(TurnHandler):
+    pass
+
+
+Change = Callable[[pytest.MonkeyPatch, logging.Logger, TurnHandler], object]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda _, logger, handler: logger.addFilter(ContextFilter()), id="filter"),
+        pytest.param(lambda patch, logger, _: patch.setattr(logger, "disabled", True), id="disabled"),
+        pytest.param(
+            lambda patch, logger, _: patch.setattr(logger, "propagate", False), id="no handler in reach"
+        ),
+        pytest.param(lambda _, logger, handler: logger.addHandler(logging.NullHandler()), id="handler below"),
+        pytest.param(
+            lambda _, logger, handler: logger.parent.addHandler(logging.NullHandler()), id="handler beside"
+        ),
+        pytest.param(
+            lambda _, logger, handler: logger.parent.parent.addHandler(logging.NullHandler()),
+            id="handler above",
+        ),
+        pytest.param(lambda patch, logger, _: patch.setattr(logger, "parent", None), id="no parent"),
+        pytest.param(lambda patch, logger, _: patch.setattr(logger, "__class__", ChangedLogger), id="class"),
+        pytest.param(lambda _, logger, handler: handler.addFilter(ContextFilter()), id="handler's filter"),
+        pytest.param(lambda _, logger, handler: handler.filters.clear(), id="handler's missing filter"),
+        pytest.param(lambda _, logger, handler: handler.setFormatter(None), id="formatter"),
+        pytest.param(lambda _, logger, handler: handler.setFormatter(JsonFormatter()), id="other formatter"),
+        pytest.param(lambda _, logger, handler: handler.setLevel(logging.WARNING), id="level"),
+        pytest.param(
+            lambda patch, _, handler: patch.setattr(handler, "__class__", ChangedHandler),
+            id="handler's class",
+        ),
+        pytest.param(
+            lambda patch, *_: patch.setattr(logging.Logger, "callHandlers", lambda *_: None), id="monitoring"
+        ),
+        pytest.param(
+            lambda patch, *_: patch.setattr(logging, "_logRecordFactory", logging.makeLogRecord),
+            id="factory",
+        ),
+    ],
+)
+def test_a_record_is_made_where_anything_but_its_text_may_be_wanted(
+    change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top, above, logger = (logging.Logger(name) for name in ("a", "a.b", "a.b.c"))
+    logger.parent, above.parent = above, top
+    handler = json_handler(io.StringIO())
+    above.addHandler(handler)
+    assert direct_handler(logger) is handler
+    change(monkeypatch, logger, handler)
+    assert direct_handler(logger) is None
+
+
+CAME_BEFORE = """
+import logging, types
+class Proxy:  # as wrapt's are
+    __class__ = types.FunctionType
+    def __init__(self, wrapped): self.wrapped = wrapped
+    def __getattr__(self, name): return getattr(self.wrapped, name)
+before = logging.Logger.callHandlers
+logging.Logger.callHandlers = {tool}
+from asgi_gateway.logs import direct_handler, stdout_handler
+logging.getLogger().addHandler(stdout_handler())
+assert direct_handler(logging.getLogger("a")) is None
+"""
+
+
+@pytest.mark.parametrize("tool", ["lambda self, record: before(self, record)", "Proxy(before)"])
+def test_a_tool_that_came_before_us_gets_its_records(tool: str) -> None:
+    subprocess.run([sys.executable, "-c", CAME_BEFORE.format(tool=tool)], check=True)
 
 
 def test_without_a_loop_every_line_is_written_at_once() -> None:

@@ -2,18 +2,32 @@ import asyncio
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPMethod, HTTPStatus
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from asgi_gateway.context import CLIENT_ADDRESS, EXCHANGE, request_id_var, trace_id_var
+from asgi_gateway.context import (
+    CLIENT_ADDRESS,
+    EXCHANGE,
+    ROUTE,
+    SERVICE,
+    Exchange,
+    request_id_var,
+    trace_id_var,
+)
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
-from asgi_gateway.logs import ContextFilter, JsonFormatter
+from asgi_gateway.logs import ContextFilter, JsonFormatter, encode, json_handler
 from asgi_gateway.middleware import AccessLogMiddleware
+from asgi_gateway.middleware._access_lines import AccessLines, Seen
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.testing import (
@@ -38,18 +52,44 @@ START: Message = {"type": "http.response.start", "status": 200, "headers": []}
 PART: Message = {"type": "http.response.body", "body": b"part", "more_body": True}
 
 
-@pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    """Where the logger ``access.test`` writes."""
-    stream = io.StringIO()
+class Written(io.StringIO):
+    """A stream that has what its handler still keeps, too."""
+
+    handler: logging.Handler
+
+    def getvalue(self) -> str:
+        self.handler.flush()
+        return super().getvalue()
+
+
+def record_handler(stream: io.StringIO) -> logging.Handler:
+    """A handler as an application may have made it, which wants records."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
     handler.addFilter(ContextFilter())
-    logger = logging.getLogger("access.test")
+    return handler
+
+
+@contextmanager
+def logger_to(
+    make: Callable[[Any], logging.Handler], name: str = "access.test"
+) -> Iterator[tuple[logging.Logger, Written]]:
+    stream = Written()
+    handler = stream.handler = make(stream)
+    logger = logging.getLogger(name)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    yield stream
+    logger.propagate = False
+    yield logger, stream
     logger.removeHandler(handler)
+    logger.propagate = True
+
+
+@pytest.fixture(params=[json_handler, record_handler], ids=["text", "records"])
+def stream(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
+    """Where the logger ``access.test`` writes, by either way there is."""
+    with logger_to(request.param) as (_, stream):
+        yield stream
 
 
 def logging_to_stream(app: ASGIApp, **options: Any) -> AccessLogMiddleware:
@@ -258,6 +298,117 @@ async def test_a_refused_handshake_is_logged_with_its_status(
     async with Conversation(logging_to_stream(sending(message)), websocket_scope()) as talk:
         await talk.finish()
     assert line(stream)["status"] == status
+
+
+NUMBERS = st.integers(0, 10**12)
+SECONDS = st.floats(0, 10**6)
+TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(["/a%sb", "%", '"', "\\", "é", "\ud800", "\n"]))
+ODD = st.sampled_from([b"bytes", 1.5, object, ("a", "b"), ["a"], HTTPStatus.OK, HTTPMethod.PUT])
+"""What no value should be, and a line must be written for all the same."""
+
+optional = st.none().__or__
+
+
+def wrong_at_times(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(values, values, values, ODD)
+
+
+@st.composite
+def exchanges(draw: st.DrawFn) -> Exchange:
+    exchange = Exchange()
+    for name in ("route", "service", "endpoint", "breaker_state"):
+        setattr(exchange, name, draw(wrong_at_times(optional(TEXTS))))
+    for name in ("attempts", "upstream_status"):
+        setattr(exchange, name, draw(wrong_at_times(optional(NUMBERS))))
+    exchange.upstream_seconds = draw(optional(SECONDS))
+    exchange.first_byte_seconds = draw(optional(SECONDS))
+    exchange.failure = draw(st.sampled_from([None, None, Failure("reset", "upstream")]))
+    return exchange
+
+
+SCOPES = st.fixed_dictionaries(
+    {"path": TEXTS},
+    optional={
+        "method": wrong_at_times(st.one_of(st.sampled_from(["GET", "POST"]), TEXTS)),
+        ROUTE: optional(TEXTS),
+        SERVICE: optional(TEXTS),
+        CLIENT_ADDRESS: wrong_at_times(optional(TEXTS)),
+        "client": optional(st.tuples(wrong_at_times(TEXTS), NUMBERS)),
+    },
+)
+
+
+@given(
+    scope=SCOPES,
+    exchange=exchanges(),
+    seconds=SECONDS,
+    status=st.one_of(NUMBERS, st.just(HTTPStatus.OK)),
+    sizes=st.tuples(NUMBERS, NUMBERS),
+    ids=st.tuples(optional(TEXTS), optional(TEXTS)),
+)
+def test_a_line_without_a_record_says_what_the_record_would(
+    scope: Scope,
+    exchange: Exchange,
+    seconds: float,
+    status: int,
+    sizes: tuple[int, int],
+    ids: tuple[str | None, str | None],
+) -> None:
+    tokens = request_id_var.set(ids[0]), trace_id_var.set(ids[1])
+    texts = []
+    for make in (json_handler, record_handler):
+        with logger_to(make, "access.both") as (logger, stream):
+            seen = Seen(None, None)  # type: ignore[arg-type]
+            seen.status, seen.bytes_in, seen.bytes_out = status, *sizes
+            AccessLines(logger).write(scope, exchange, seen, seconds)
+            texts.append(stream.getvalue())
+    request_id_var.reset(tokens[0])
+    trace_id_var.reset(tokens[1])
+    texts = [TIME.sub('{"time":"",', text) for text in texts]
+    # Only the zeros at the end of a number may differ: they are gone once it is read and written again.
+    assert encode(json.loads(texts[0])) + "\n" == texts[1]
+
+
+TIME = re.compile(r'^\{"time":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z",')
+
+
+async def test_no_record_is_made_where_only_its_text_is_wanted(clock: ManualClock) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        clock.shift(0.25)
+        await ScriptedApp(200)(scope, receive, send)
+
+    with logger_to(json_handler) as (logger, stream):
+        middleware = logging_to_stream(app, runtime=Runtime(clock=clock))
+        await request(middleware)
+        logger.addFilter(lambda record: bool(setattr(record, "path", "/changed")) or True)
+        await request(middleware, path="/x")
+        logger.filters.clear()
+        await request(middleware, path="/y")
+    durations = re.findall(r'"path":"(.*?)".*"duration_ms":(.*?),', stream.getvalue())
+    assert durations == [("/", "250.000"), ("/x", "250.0"), ("/y", "250.000")]
+
+
+@given(st.lists(st.one_of(st.floats(0, 10), st.floats(0, 10**10)), min_size=1))
+def test_the_time_of_a_line_is_that_of_a_record_wherever_the_clock_jumps(times: list[float]) -> None:
+    record = logging.makeLogRecord({})
+    for_records, expected = JsonFormatter(), []
+    for record.created in times:
+        expected.append(json.loads(for_records.format(record))["time"])
+    with logger_to(json_handler) as (logger, stream):
+        lines = AccessLines(logger, iter(times).__next__)
+        for _ in times:
+            lines.write({"path": "/"}, Exchange(), Seen(None, None), 0.0)  # type: ignore[arg-type]
+    assert [json.loads(text)["time"] for text in stream.getvalue().splitlines()] == expected
+
+
+async def test_what_is_remembered_of_requests_is_bounded() -> None:
+    with logger_to(json_handler) as (logger, stream):
+        lines = AccessLines(logger)
+        for number in range(2_000):
+            seen = Seen(None, None)  # type: ignore[arg-type]
+            lines.write({"path": "/", "method": f"M{number}"}, Exchange(), seen, 0.0)
+    assert len(lines._templates) <= 256
+    assert json.loads(stream.getvalue().splitlines()[-1])["method"] == "M1999"
 
 
 async def test_nothing_is_done_for_a_logger_that_is_off(stream: io.StringIO) -> None:
