@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 from pydantic import AfterValidator, Field
 
 from asgi_gateway.asgi.forwarded import elements_from_right, node_of, without_port
-from asgi_gateway.asgi.headers import get_all, may_name
+from asgi_gateway.asgi.headers import get_all, names_of
 from asgi_gateway.context import CLIENT_ADDRESS, TRUSTED_PEER
 from asgi_gateway.options import validated
 from asgi_gateway.types import ASGIApp, Headers, Receive, Scope, Send
@@ -91,10 +91,12 @@ class ClientAddressMiddleware:
             address = self._forwarded(headers, address)
             if self._reads_rfc7239:
                 headers = _without_forwarded(headers, but=b"forwarded")
-        elif may_name(headers, b"forwarded") or may_name(headers, b"x-real-ip"):
+        elif b"forwarded" in (names := names_of(headers)) or b"x-real-ip" in names:
             headers = _without_forwarded(headers)
-        inner = {**scope, CLIENT_ADDRESS: address, TRUSTED_PEER: peer.trusted, "headers": headers}
-        await self.app(inner, receive, send)
+        told = {CLIENT_ADDRESS: address, TRUSTED_PEER: peer.trusted, "headers": headers}
+        inner = self.app({**scope, **told}, receive, send)
+        del scope, headers, told
+        await inner
 
     def _forwarded(self, headers: Headers, address: str) -> str:
         for entry in self._entries(headers):

@@ -8,10 +8,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from asgi_gateway.asgi.headers import may_name, replaced
+from asgi_gateway.asgi.headers import names_of, replaced
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.context import REQUEST_ID, request_id_var
-from asgi_gateway.ids import RandomHex, uuid4
+from asgi_gateway.ids import Ready, uuid4
 from asgi_gateway.options import validated
 from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
 
@@ -40,14 +40,14 @@ class RequestIdMiddleware:
     ) -> None:
         self.app = app
         self._header = header.lower().encode("ascii")
-        self._ids = RandomHex()
+        self._made = Ready(uuid4)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers, value = self._identified(scope["headers"])
-        request_id = value.decode("ascii")
+        headers, request_id = self._identified(scope["headers"])
+        value = request_id.encode("ascii")
         token = request_id_var.set(request_id)
 
         def identifying(message: Message) -> Awaitable[None]:
@@ -56,27 +56,25 @@ class RequestIdMiddleware:
                 message = {**message, "headers": answered}
             return send(message)
 
-        await self.app({**scope, REQUEST_ID: request_id, "headers": headers}, receive, identifying)
+        inner = self.app({**scope, REQUEST_ID: request_id, "headers": headers}, receive, identifying)
+        del scope, headers
+        await inner
         # Not in a `finally`: whoever catches an exception on its way out can still name the request.
         request_id_var.reset(token)
 
-    def _identified(self, headers: Headers) -> tuple[Headers, bytes]:
+    def _identified(self, headers: Headers) -> tuple[Headers, str]:
         """The headers with the id as their one such line, and the id.
 
         ``X_Request_ID`` is the same name to a service that speaks CGI, so it is never passed on. Any other
         name than the default is put in anew: what a client sent, its Connection header can take off.
         """
         name = self._header
-        found = (
-            [pair for pair in headers if pair[0].lower().replace(b"_", b"-") == name]
-            if may_name(headers, name)
-            else []
-        )
-        if len(found) == 1 and b"_" not in found[0][0] and _VALID.fullmatch(found[0][1]):
-            value = found[0][1]
-            return (headers if name == _DEFAULT else replaced(headers, name, value)), value
-        value = self._made()
-        return [*(pair for pair in headers if pair not in found), (name, value)], value
-
-    def _made(self) -> bytes:
-        return uuid4(self._ids(32)).encode("ascii")
+        if name in names_of(headers):
+            found = [pair for pair in headers if pair[0].lower().replace(b"_", b"-") == name]
+            if len(found) == 1 and b"_" not in found[0][0] and _VALID.fullmatch(found[0][1]):
+                value = found[0][1]
+                passed = headers if name == _DEFAULT else replaced(headers, name, value)
+                return passed, value.decode("ascii")
+            headers = [pair for pair in headers if pair not in found]
+        request_id = self._made()
+        return [*headers, (name, request_id.encode("ascii"))], request_id
