@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.headers import without
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.context import EXCHANGE, SERVICE, Exchange, join_exchange
@@ -24,13 +25,16 @@ class GatewayHeadersMiddleware:
     """
 
     def __init__(self, app: ASGIApp, *, runtime: Runtime | None = None) -> None:
-        self.app = app
+        self.app = direct(app)
         self._monotonic = (runtime or Runtime()).clock.monotonic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.enter_asgi(scope, receive, send)
+
+    def enter_asgi(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The same without a frame of its own; see `asgi_gateway.asgi.calls`."""
         if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         exchange: Exchange | None = scope.get(EXCHANGE)
         if exchange is None:
             scope, exchange = join_exchange(scope)
@@ -51,4 +55,4 @@ class GatewayHeadersMiddleware:
                 message = {**message, "headers": headers}
             return send(message)
 
-        await self.app(scope, receive, telling)
+        return self.app(scope, receive, telling)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.headers import names_of, replaced
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.context import REQUEST_ID, request_id_var
@@ -38,7 +39,7 @@ class RequestIdMiddleware:
             str, Field(pattern=r"^[A-Za-z0-9-]+$", description="The header that carries the id, both ways.")
         ] = "X-Request-ID",
     ) -> None:
-        self.app = app
+        self.app = direct(app)
         self._header = header.lower().encode("ascii")
         self._made = Ready(uuid4)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.headers import get_header
 from asgi_gateway.asgi.replay import ReplayableBody, declared_length
 from asgi_gateway.asgi.retry_after import parse_retry_after
@@ -74,7 +75,7 @@ class RetryMiddleware:
         ] = 30.0,
         runtime: Runtime | None = None,
     ) -> None:
-        self.app = app
+        self.app = direct(app)
         self.policy = RetryPolicy(
             attempts=attempts,
             backoff=backoff,

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.clock import EqualTimers
 from asgi_gateway.context import DEADLINE, EXCHANGE, Exchange, join_exchange
 from asgi_gateway.errors import Failure
@@ -41,7 +42,7 @@ class TimeoutMiddleware:
         ] = 60.0,
         runtime: Runtime | None = None,
     ) -> None:
-        self.app = app
+        self.app = direct(app)
         self.total = total
         self._timers = EqualTimers((runtime or Runtime()).clock, total)
 

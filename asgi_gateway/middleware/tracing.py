@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.headers import names_of
 from asgi_gateway.context import TRACE, trace_id_var
 from asgi_gateway.ids import RandomHex, Ready
@@ -23,7 +24,7 @@ class TracingMiddleware:
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self.app = direct(app)
         self._ids = RandomHex()
         self._begun = Ready(_begin)
 
