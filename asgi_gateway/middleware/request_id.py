@@ -47,7 +47,13 @@ class RequestIdMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers, request_id = self._identified(scope["headers"])
+        headers: Headers = scope["headers"]
+        request_id = None
+        if self._header in names_of(headers):
+            headers, request_id = self._identified(headers)
+        if request_id is None:
+            request_id = self._made()
+            headers = [*headers, (self._header, request_id.encode("ascii"))]
         value = request_id.encode("ascii")
         token = request_id_var.set(request_id)
 
@@ -63,19 +69,15 @@ class RequestIdMiddleware:
         # Not in a `finally`: whoever catches an exception on its way out can still name the request.
         request_id_var.reset(token)
 
-    def _identified(self, headers: Headers) -> tuple[Headers, str]:
-        """The headers with the id as their one such line, and the id.
+    def _identified(self, headers: Headers) -> tuple[Headers, str | None]:
+        """The headers with the client's id as their one such line, and the id; without both if it is none.
 
         ``X_Request_ID`` is the same name to a service that speaks CGI, so it is never passed on. Any other
         name than the default is put in anew: what a client sent, its Connection header can take off.
         """
         name = self._header
-        if name in names_of(headers):
-            found = [pair for pair in headers if pair[0].lower().replace(b"_", b"-") == name]
-            if len(found) == 1 and b"_" not in found[0][0] and _VALID.fullmatch(found[0][1]):
-                value = found[0][1]
-                passed = headers if name == _DEFAULT else replaced(headers, name, value)
-                return passed, value.decode("ascii")
-            headers = [pair for pair in headers if pair not in found]
-        request_id = self._made()
-        return [*headers, (name, request_id.encode("ascii"))], request_id
+        found = [pair for pair in headers if pair[0].lower().replace(b"_", b"-") == name]
+        if len(found) == 1 and b"_" not in found[0][0] and _VALID.fullmatch(found[0][1]):
+            value = found[0][1]
+            return headers if name == _DEFAULT else replaced(headers, name, value), value.decode("ascii")
+        return [pair for pair in headers if pair not in found], None

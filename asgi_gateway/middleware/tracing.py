@@ -32,7 +32,12 @@ class TracingMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers, trace = self._continued(scope["headers"])
+        headers: Headers = scope["headers"]
+        if b"trace" in names_of(headers):
+            headers, trace = self._continued(headers)
+        else:
+            trace, header = self._begun()
+            headers = [*headers, header]
         token = trace_id_var.set(trace.trace_id)
         inner = self.app({**scope, TRACE: trace, "headers": headers}, receive, send)
         del scope, headers
@@ -42,9 +47,6 @@ class TracingMiddleware:
 
     def _continued(self, headers: Headers) -> tuple[Headers, TraceContext]:
         """The headers with this gateway as the parent, and its place in the trace."""
-        if b"trace" not in names_of(headers):
-            trace, header = self._begun()
-            return [*headers, header], trace
         found = [pair for pair in headers if pair[0].lower() in _TRACE_HEADERS]
         caller = _caller(found)
         trace = caller.child(self._ids) if caller else TraceContext.begin(self._ids)
