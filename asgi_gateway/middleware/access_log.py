@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.context import (
     CLIENT_ADDRESS,
@@ -49,7 +50,7 @@ class AccessLogMiddleware:
         logger: Annotated[str, Field(min_length=1, description="The logger's name.")] = "asgi_gateway.access",
         runtime: Runtime | None = None,
     ) -> None:
-        self.app = app
+        self.app = direct(app)
         self._logger = logging.getLogger(logger)
         self._unconfigured = True
         self._monotonic = (runtime or Runtime()).clock.monotonic
