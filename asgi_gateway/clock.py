@@ -61,11 +61,12 @@ class EqualTimers:
         self._running: dict[Callable[[], object], float] = {}
         self._timer: Timer | None = None
 
-    def start(self, callback: Callable[[], object]) -> None:
-        """Call `callback` when the time is over; it is also the timer's name."""
-        self._running[callback] = self._clock.monotonic() + self._seconds
+    def start(self, callback: Callable[[], object]) -> float:
+        """Call `callback` when the time is over and say when that is; it is also the timer's name."""
+        self._running[callback] = due = self._clock.monotonic() + self._seconds
         if self._timer is None:
             self._timer = self._clock.call_later(self._seconds, self._fire)
+        return due
 
     def cancel(self, callback: Callable[[], object]) -> None:
         """Never call it, if that has not happened yet."""

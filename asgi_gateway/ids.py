@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T")
 
 _DRAWN: Final = 4096
 """Hexadecimal digits that are drawn at once."""
+
+_BATCH: Final = 32
+"""What is made of them at once: enough to be quick, few enough that no request waits for it."""
 
 
 class RandomHex:
@@ -35,7 +41,29 @@ class RandomHex:
         return digits
 
 
-def uuid4(digits: str) -> str:
-    """A UUID of version 4 made from 32 random hexadecimal digits (RFC 9562 section 5.4)."""
+class Ready(Generic[T]):
+    """Hands out what `make` makes of random digits, each once and most of it made beforehand.
+
+    Many made in a row cost half of what the same number cost one in each request. Nothing is made
+    before the first use, as nothing is drawn.
+    """
+
+    __slots__ = ("_ids", "_made", "_make")
+
+    def __init__(self, make: Callable[[RandomHex], T]) -> None:
+        self._ids = RandomHex()
+        self._make = make
+        self._made: list[T] = []
+
+    def __call__(self) -> T:
+        """The next one."""
+        if not self._made:
+            self._made = [self._make(self._ids) for _ in range(_BATCH)]
+        return self._made.pop()
+
+
+def uuid4(ids: RandomHex) -> str:
+    """A new UUID of version 4 (RFC 9562 section 5.4)."""
+    digits = ids(32)
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

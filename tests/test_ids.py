@@ -1,9 +1,11 @@
 import os
 import re
+import uuid
+from itertools import count
 
 import pytest
 
-from asgi_gateway.ids import RandomHex, uuid4
+from asgi_gateway.ids import RandomHex, Ready, uuid4
 
 
 def test_digits_are_hexadecimal_and_never_given_twice() -> None:
@@ -28,6 +30,24 @@ def test_one_draw_serves_many_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(draws) == 1
 
 
-def test_a_uuid_says_its_version_and_variant() -> None:
-    assert uuid4("0" * 32) == "00000000-0000-4000-8000-000000000000"
-    assert uuid4("f" * 32) == "ffffffff-ffff-4fff-bfff-ffffffffffff"
+def test_what_is_ready_is_made_on_first_use_and_handed_out_once() -> None:
+    numbers = count()
+    ready = Ready(lambda ids: (next(numbers), ids(8)))
+    assert next(numbers) == 0
+    given = [ready() for _ in range(100)]
+    assert len({number for number, _ in given}) == 100
+    assert len({digits for _, digits in given}) == 100
+
+
+@pytest.mark.parametrize(
+    ("digits", "made"),
+    [
+        ("0" * 32, "00000000-0000-4000-8000-000000000000"),
+        ("f" * 32, "ffffffff-ffff-4fff-bfff-ffffffffffff"),
+        ("0123456789abcdef0123456789abcdef", "01234567-89ab-4def-8123-456789abcdef"),
+    ],
+)
+def test_a_uuid_says_its_version_and_variant(digits: str, made: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "urandom", lambda count: bytes.fromhex(digits) * (count // 16))
+    assert uuid4(RandomHex()) == made
+    assert str(uuid.UUID(made)) == made

@@ -41,24 +41,23 @@ def without(headers: Iterable[Header], names: frozenset[bytes]) -> Headers:
     """A copy of the headers less those named, `names` in lower case."""
     copy = [*headers]
     fields = dict(copy)
-    if names.isdisjoint(fields) and b"".join(fields).islower():
-        return copy
-    return [pair for pair in copy if pair[0].lower() not in names]
+    if not names.isdisjoint(fields) or not b"".join(fields).islower():
+        copy = [pair for pair in copy if pair[0].lower() not in names]
+    return copy
 
 
 def replaced(headers: Iterable[Header], name: bytes, value: bytes) -> Headers:
     """A copy in which the header occurs once, with this value, at the end; `name` in lower case."""
     copy = [*headers]
-    fields = dict(copy)
-    if name in fields or not b"".join(fields).islower():
+    if name in b"\n".join(map(_NAME, copy)).lower():
         copy = [pair for pair in copy if pair[0].lower() != name]
     copy.append((name, value))
     return copy
 
 
-def may_name(headers: Iterable[Header], part: bytes) -> bool:
-    """Whether `part` is in any name, in whatever case and with underscores for hyphens.
+def names_of(headers: Iterable[Header]) -> bytes:
+    """All names, a line each, in lower case and with hyphens for underscores.
 
-    `part` is in lower case and with hyphens. One search over all names rules most questions out.
+    One search of it rules out that a name, or any that has a part in common with it, is there at all.
     """
-    return part in b"\n".join(map(_NAME, headers)).lower().replace(b"_", b"-")
+    return b"\n".join(map(_NAME, headers)).lower().replace(b"_", b"-")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from asgi_gateway.asgi.headers import get_header
+from collections.abc import Awaitable
+
+from asgi_gateway.asgi.headers import fields_of, get_header
 from asgi_gateway.types import Message, Receive, Scope
 
 
@@ -13,9 +15,13 @@ def declared_length(scope: Scope) -> int | None:
     versions need not announce it.
     """
     headers = scope["headers"]
-    if get_header(headers, b"transfer-encoding") is not None:
+    fields = fields_of(headers)
+    if fields is not None:
+        coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+    else:
+        coding, length = get_header(headers, b"transfer-encoding"), get_header(headers, b"content-length")
+    if coding is not None:
         return None
-    length = get_header(headers, b"content-length")
     if length is not None:
         return int(length) if length.isdigit() and len(length) < 20 else None
     return 0 if scope.get("http_version", "1.1").startswith("1") else None
@@ -32,13 +38,16 @@ class ReplayableBody:
     ``receive``: the end of a body is not the end of the client.
     """
 
-    __slots__ = ("_kept", "_max_size", "_receive", "_unread", "complete", "replayable")
+    __slots__ = ("_kept", "_max_size", "_receive", "_size", "_through", "_unread", "complete", "replayable")
 
     def __init__(self, receive: Receive, max_size: int, *, empty: bool = False) -> None:
         self._receive = receive
         self._max_size = max_size
-        self._kept = bytearray()
+        self._kept: list[bytes] = []
+        self._size = 0
         self._unread = not empty
+        self._through = False
+        """Nothing that is still to come has to be looked at."""
         self.complete = empty
         """The body has been read to its end."""
         self.replayable = True
@@ -55,16 +64,25 @@ class ReplayableBody:
             if replayed:
                 return await self._read()
             replayed = True
-            return {"type": "http.request", "body": bytes(self._kept), "more_body": not self.complete}
+            return {"type": "http.request", "body": b"".join(self._kept), "more_body": not self.complete}
 
         return receive
+
+    def release(self) -> None:
+        """Forget what was kept and keep no more: there will be no other attempt."""
+        self._kept.clear()
+        self.replayable = False
+        self._through = True
 
     async def disconnected(self) -> None:
         """Return when the client has left; to be awaited when the body is complete."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def _read(self) -> Message:
+    def _read(self) -> Awaitable[Message]:
+        return self._receive() if self._through else self._read_on()
+
+    async def _read_on(self) -> Message:
         message = await self._receive()
         if self.complete:
             # A first attempt that did not ask for the empty body left its one message behind.
@@ -78,12 +96,14 @@ class ReplayableBody:
 
     def _keep(self, message: Message) -> None:
         self._unread = False
-        self.complete = not message.get("more_body", False)
+        if not message.get("more_body"):
+            self.complete = self._through = True
         if not self.replayable:
             return
         body = message.get("body", b"")
-        if len(self._kept) + len(body) > self._max_size:
+        self._size += len(body)
+        if self._size > self._max_size:
             self.replayable = False
             self._kept.clear()
         else:
-            self._kept += body
+            self._kept.append(body)

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.context import EXCHANGE, join_exchange
 from asgi_gateway.logs import stdout_handler
 from asgi_gateway.middleware._access_lines import AccessLines, Seen
@@ -38,7 +39,7 @@ class AccessLogMiddleware:
         logger: Annotated[str, Field(min_length=1, description="The logger's name.")] = "asgi_gateway.access",
         runtime: Runtime | None = None,
     ) -> None:
-        self.app = app
+        self.app = direct(app)
         self._logger = logging.getLogger(logger)
         self._lines = AccessLines(self._logger)
         self._unconfigured = True

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.retry_after import retry_after_header
 from asgi_gateway.context import EXCHANGE, Exchange, join_exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
@@ -49,7 +50,7 @@ class CircuitBreakerMiddleware:
         ] = frozenset(range(500, 600)),
         runtime: Runtime | None = None,
     ) -> None:
-        self.app = app
+        self.app = direct(app)
         self.policy = CircuitBreaker(failure_threshold, break_duration, probes)
         self._failure_statuses = failure_statuses
         self._runtime = runtime = runtime or Runtime()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import islice
@@ -10,8 +10,9 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.forwarded import elements_from_right, node_of, without_port
-from asgi_gateway.asgi.headers import get_all, may_name
+from asgi_gateway.asgi.headers import get_all, names_of
 from asgi_gateway.context import CLIENT_ADDRESS, TRUSTED_PEER
 from asgi_gateway.options import validated
 from asgi_gateway.types import ASGIApp, Headers, Receive, Scope, Send
@@ -74,16 +75,19 @@ class ClientAddressMiddleware:
             ),
         ] = "X-Forwarded-For",
     ) -> None:
-        self.app = app
+        self.app = direct(app)
         self._trusts_unix = UNIX in trusted_proxies
         self._networks = [ip_network(entry) for entry in trusted_proxies if entry != UNIX]
         self._reads_rfc7239 = header == "Forwarded"
         self._known = lru_cache(_KNOWN)(self._read)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.enter_asgi(scope, receive, send)
+
+    def enter_asgi(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The same without a frame of its own; see `asgi_gateway.asgi.calls`."""
         if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         client = scope.get("client")
         peer = self._known(client[0]) if client else _Peer(UNIX, self._trusts_unix, readable=True)
         headers, address = scope["headers"], peer.address
@@ -91,10 +95,10 @@ class ClientAddressMiddleware:
             address = self._forwarded(headers, address)
             if self._reads_rfc7239:
                 headers = _without_forwarded(headers, but=b"forwarded")
-        elif may_name(headers, b"forwarded") or may_name(headers, b"x-real-ip"):
+        elif b"forwarded" in (names := names_of(headers)) or b"x-real-ip" in names:
             headers = _without_forwarded(headers)
         inner = {**scope, CLIENT_ADDRESS: address, TRUSTED_PEER: peer.trusted, "headers": headers}
-        await self.app(inner, receive, send)
+        return self.app(inner, receive, send)
 
     def _forwarded(self, headers: Headers, address: str) -> str:
         for entry in self._entries(headers):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.context import EXCHANGE, REQUEST_ID, Exchange, join_exchange, request_id_var
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
@@ -29,7 +30,7 @@ class ErrorsMiddleware:
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self.app = direct(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.headers import without
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
-from asgi_gateway.context import SERVICE, Exchange, join_exchange
+from asgi_gateway.context import EXCHANGE, SERVICE, Exchange, join_exchange
 from asgi_gateway.runtime import Runtime
-from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
+from asgi_gateway.types import ASGIApp, Message, Receive, Scope, Send
 
 _OURS = frozenset({b"x-gateway-service", b"x-gateway-response-time", b"x-gateway-attempts"})
 
@@ -24,31 +25,34 @@ class GatewayHeadersMiddleware:
     """
 
     def __init__(self, app: ASGIApp, *, runtime: Runtime | None = None) -> None:
-        self.app = app
+        self.app = direct(app)
         self._monotonic = (runtime or Runtime()).clock.monotonic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.enter_asgi(scope, receive, send)
+
+    def enter_asgi(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The same without a frame of its own; see `asgi_gateway.asgi.calls`."""
         if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
-        scope, exchange = join_exchange(scope)
+            return self.app(scope, receive, send)
+        exchange: Exchange | None = scope.get(EXCHANGE)
+        if exchange is None:
+            scope, exchange = join_exchange(scope)
+        known = exchange
+        outer: str | None = scope.get(SERVICE)
         begun = self._monotonic()
 
         def telling(message: Message) -> Awaitable[None]:
             if message["type"] in RESPONSE_STARTS:
                 headers = without(message.get("headers", ()), _OURS)
-                headers += _told(scope, exchange, self._monotonic() - begun)
+                seconds = self._monotonic() - begun
+                headers.append((b"x-gateway-response-time", b"%.1f" % (seconds * 1000)))
+                service = known.service or outer
+                if service:
+                    headers.append((b"x-gateway-service", service.encode("latin-1", "replace")))
+                if known.attempts:
+                    headers.append((b"x-gateway-attempts", b"%d" % known.attempts))
                 message = {**message, "headers": headers}
             return send(message)
 
-        await self.app(scope, receive, telling)
-
-
-def _told(scope: Scope, exchange: Exchange, seconds: float) -> Headers:
-    headers = [(b"x-gateway-response-time", b"%.1f" % (seconds * 1000))]
-    service: str | None = exchange.service or scope.get(SERVICE)
-    if service:
-        headers.append((b"x-gateway-service", service.encode("latin-1", "replace")))
-    if exchange.attempts:
-        headers.append((b"x-gateway-attempts", b"%d" % exchange.attempts))
-    return headers
+        return self.app(scope, receive, telling)

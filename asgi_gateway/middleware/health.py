@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.paths import request_path
 from asgi_gateway.errors import Failure
 from asgi_gateway.options import validated
@@ -44,7 +45,7 @@ class HealthMiddleware:
         ] = False,
         runtime: Runtime | None = None,
     ) -> None:
-        self.app = app
+        self.app = direct(app)
         self._runtime = runtime or _lone_runtime()
         self._path = path
         self._show_endpoints = show_endpoints

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 from limits import parse_many
 from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.headers import without
 from asgi_gateway.asgi.keys import by_client_address, by_function, key_function
 from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
@@ -129,7 +130,7 @@ class RateLimitMiddleware:
         ] = 100_000,
         runtime: Runtime | None = None,
     ) -> None:
-        self.app = app
+        self.app = direct(app)
         self.limits = [Limit(COUNTERS[strategy], *each) for each in _all_parsed(limit)]
         self._key = key_function(key) if isinstance(key, str) else by_function(key)
         self._exempt = [PathPattern(pattern) for pattern in exempt]

@@ -8,10 +8,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from asgi_gateway.asgi.headers import may_name, replaced
+from asgi_gateway.asgi.calls import direct
+from asgi_gateway.asgi.headers import names_of, replaced
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.context import REQUEST_ID, request_id_var
-from asgi_gateway.ids import RandomHex, uuid4
+from asgi_gateway.ids import Ready, uuid4
 from asgi_gateway.options import validated
 from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
 
@@ -38,16 +39,22 @@ class RequestIdMiddleware:
             str, Field(pattern=r"^[A-Za-z0-9-]+$", description="The header that carries the id, both ways.")
         ] = "X-Request-ID",
     ) -> None:
-        self.app = app
+        self.app = direct(app)
         self._header = header.lower().encode("ascii")
-        self._ids = RandomHex()
+        self._made = Ready(uuid4)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers, value = self._identified(scope["headers"])
-        request_id = value.decode("ascii")
+        headers: Headers = scope["headers"]
+        request_id = None
+        if self._header in names_of(headers):
+            headers, request_id = self._identified(headers)
+        if request_id is None:
+            request_id = self._made()
+            headers = [*headers, (self._header, request_id.encode("ascii"))]
+        value = request_id.encode("ascii")
         token = request_id_var.set(request_id)
 
         def identifying(message: Message) -> Awaitable[None]:
@@ -56,27 +63,21 @@ class RequestIdMiddleware:
                 message = {**message, "headers": answered}
             return send(message)
 
-        await self.app({**scope, REQUEST_ID: request_id, "headers": headers}, receive, identifying)
+        inner = self.app({**scope, REQUEST_ID: request_id, "headers": headers}, receive, identifying)
+        del scope, headers
+        await inner
         # Not in a `finally`: whoever catches an exception on its way out can still name the request.
         request_id_var.reset(token)
 
-    def _identified(self, headers: Headers) -> tuple[Headers, bytes]:
-        """The headers with the id as their one such line, and the id.
+    def _identified(self, headers: Headers) -> tuple[Headers, str | None]:
+        """The headers with the client's id as their one such line, and the id; without both if it is none.
 
         ``X_Request_ID`` is the same name to a service that speaks CGI, so it is never passed on. Any other
         name than the default is put in anew: what a client sent, its Connection header can take off.
         """
         name = self._header
-        found = (
-            [pair for pair in headers if pair[0].lower().replace(b"_", b"-") == name]
-            if may_name(headers, name)
-            else []
-        )
+        found = [pair for pair in headers if pair[0].lower().replace(b"_", b"-") == name]
         if len(found) == 1 and b"_" not in found[0][0] and _VALID.fullmatch(found[0][1]):
             value = found[0][1]
-            return (headers if name == _DEFAULT else replaced(headers, name, value)), value
-        value = self._made()
-        return [*(pair for pair in headers if pair not in found), (name, value)], value
-
-    def _made(self) -> bytes:
-        return uuid4(self._ids(32)).encode("ascii")
+            return headers if name == _DEFAULT else replaced(headers, name, value), value.decode("ascii")
+        return [pair for pair in headers if pair not in found], None

@@ -9,10 +9,11 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.headers import get_header
 from asgi_gateway.asgi.replay import ReplayableBody, declared_length
 from asgi_gateway.asgi.retry_after import parse_retry_after
-from asgi_gateway.context import ATTEMPT, DEADLINE, Exchange, join_exchange
+from asgi_gateway.context import ATTEMPT, DEADLINE, EXCHANGE, Exchange, join_exchange
 from asgi_gateway.errors import Failure
 from asgi_gateway.options import validated
 from asgi_gateway.policies.backoff import DEFAULT_BACKOFF, Backoff
@@ -21,6 +22,9 @@ from asgi_gateway.runtime import Runtime
 from asgi_gateway.types import ASGIApp, Message, MethodSet, Receive, Scope, Seconds, Send, Size, StatusSet
 
 CLIENT_LEFT: Final = Failure("client_disconnected", "client")
+
+_NEVER_HELD: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+"""What passes even out of an attempt that is being unwound."""
 
 
 def _server_errors(statuses: frozenset[int]) -> frozenset[int]:
@@ -71,7 +75,7 @@ class RetryMiddleware:
         ] = 30.0,
         runtime: Runtime | None = None,
     ) -> None:
-        self.app = app
+        self.app = direct(app)
         self.policy = RetryPolicy(
             attempts=attempts,
             backoff=backoff,
@@ -86,48 +90,40 @@ class RetryMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope, exchange = join_exchange(scope)
+        exchange: Exchange | None = scope.get(EXCHANGE)
+        if exchange is None:
+            scope, exchange = join_exchange(scope)
         length = declared_length(scope)
         body: ReplayableBody | None = None
         if length != 0:
             fits = length is None or length <= self._max_body
             body = ReplayableBody(receive, self._max_body if fits else 0)
+        task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment] # in a coroutine
         attempt = 1
         while True:
             exchange.attempts = attempt
             exchange.failure = None
+            cancelling = task.cancelling()
             gate = _Gate(self, scope, exchange, body, send)
-            inner = {**scope, ATTEMPT: attempt, "headers": list(scope["headers"])}
-            await self._make(inner, body.reader() if body else receive, gate)
+            inner = {**scope, ATTEMPT: attempt, "headers": [*scope["headers"]]}
+            try:
+                made = self.app(inner, body.reader() if body else receive, gate.send)
+                del scope, inner  # only the gate keeps the scope, until an answer begins
+                await made
+            except BaseException as error:
+                if gate.delay is None or isinstance(error, _NEVER_HELD):
+                    raise
+                _settle(error, task, cancelling)
             if gate.delay is None:
                 return
+            if task.cancelling() > cancelling:
+                raise asyncio.CancelledError  # from outside, and lost while the attempt was unwound
             body = body or ReplayableBody(receive, 0, empty=True)
             if not await self._back_off(gate.delay, body):
                 exchange.failure = CLIENT_LEFT
                 return
+            scope = gate.scope
             attempt += 1
-
-    async def _make(self, scope: Scope, receive: Receive, gate: _Gate) -> None:
-        """Make one attempt; returns once it is answered or unwound.
-
-        What comes out of an attempt that is being unwound is not always what was thrown into it: a task
-        group wraps it, an application may turn it into an error of its own or swallow it. A cancellation
-        from outside that arrived meanwhile must not be lost in that.
-        """
-        task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment] # in a coroutine
-        cancelling = task.cancelling()
-        try:
-            await self.app(scope, receive, gate.send)
-        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            if gate.delay is None:
-                raise
-            grouped = sys.version_info < (3, 13) and isinstance(error, BaseExceptionGroup)
-            if grouped and task.cancelling() > cancelling:
-                task.uncancel()  # asyncio.TaskGroup's own, which it forgot to take back (gh-116720)
-        if gate.delay is not None and task.cancelling() > cancelling:
-            raise asyncio.CancelledError
 
     async def _back_off(self, delay: float, body: ReplayableBody) -> bool:
         """Wait; False where the client left meanwhile.
@@ -147,16 +143,13 @@ class RetryMiddleware:
 
     def delay(self, scope: Scope, exchange: Exchange, start: Message) -> float | None:
         """Seconds until the attempt after the one whose answer begins so; None where there is none."""
-        status: int = start["status"]
-        if status < 500 and exchange.failure is None:
-            return None
         clock = self._runtime.clock
         wanted = get_header(start.get("headers", ()), b"retry-after")
         deadline: float | None = scope.get(DEADLINE)
         decision = self.policy.decide(
             attempt=exchange.attempts,
             method=scope["method"],
-            status=status,
+            status=start["status"],
             failure=exchange.failure,
             retry_after=None if wanted is None else parse_retry_after(wanted, clock.wall()),
             time_left=None if deadline is None else deadline - clock.monotonic(),
@@ -169,13 +162,26 @@ class _Discarded(BaseException):
     """Unwinds an attempt whose answer the client will not see."""
 
 
+def _settle(error: BaseException, task: asyncio.Task[object], cancelling: int) -> None:
+    """Swallow what came out of an attempt that was unwound.
+
+    That is not always what was thrown into it: a task group wraps it, an application may turn it into an
+    error of its own. Before Python 3.13 `asyncio.TaskGroup` forgets to take back its own cancellation of
+    the task (gh-116720).
+    """
+    grouped = sys.version_info < (3, 13) and isinstance(error, BaseExceptionGroup)
+    if grouped and task.cancelling() > cancelling:
+        task.uncancel()
+
+
 class _Gate:
     """Stands before ``send``: opens when an answer is to be passed on, stops an attempt that is not.
 
-    An application may catch what unwinds it and try to send something else; it is told again.
+    An application may catch what unwinds it and try to send something else; it is told again. Once open
+    it holds on to nothing that the exchange has no more use for.
     """
 
-    __slots__ = ("_body", "_exchange", "_open", "_retry", "_scope", "_send", "delay")
+    __slots__ = ("_body", "_exchange", "_retry", "_send", "delay", "scope")
 
     def __init__(
         self,
@@ -186,25 +192,29 @@ class _Gate:
         send: Send,
     ) -> None:
         self._retry = retry
-        self._scope = scope
         self._exchange = exchange
         self._body = body
         self._send = send
-        self._open = False
+        self.scope = scope
+        """What further attempts are made from; empty once the gate is open."""
         self.delay: float | None = None
         """Seconds to wait before the next attempt, once there is to be one."""
 
     def send(self, message: Message) -> Awaitable[None]:
-        if not self._open:
+        if self.scope:
             if self.delay is not None:
                 raise _Discarded
             if message["type"] == "http.response.start":
-                self._decide(message)
+                if message["status"] >= 500 or self._exchange.failure is not None:
+                    self._discard(message)
+                self.scope = {}
+                if self._body is not None:
+                    self._body.release()
         return self._send(message)
 
-    def _decide(self, start: Message) -> None:
+    def _discard(self, start: Message) -> None:
+        """Unwind the attempt if there is to be another."""
         if self._body is None or self._body.replayable:
-            self.delay = self._retry.delay(self._scope, self._exchange, start)
+            self.delay = self._retry.delay(self.scope, self._exchange, start)
             if self.delay is not None:
                 raise _Discarded
-        self._open = True

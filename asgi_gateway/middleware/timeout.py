@@ -8,8 +8,9 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.clock import EqualTimers
-from asgi_gateway.context import DEADLINE, Exchange, join_exchange
+from asgi_gateway.context import DEADLINE, EXCHANGE, Exchange, join_exchange
 from asgi_gateway.errors import Failure
 from asgi_gateway.options import validated
 from asgi_gateway.problem import Problem
@@ -41,69 +42,78 @@ class TimeoutMiddleware:
         ] = 60.0,
         runtime: Runtime | None = None,
     ) -> None:
-        self.app = app
+        self.app = direct(app)
         self.total = total
-        self._clock = (runtime or Runtime()).clock
-        self._timers = EqualTimers(self._clock, total)
+        self._timers = EqualTimers((runtime or Runtime()).clock, total)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope, exchange = join_exchange(scope)
-        ours = self._clock.monotonic() + self.total
-        outer: float = scope.get(DEADLINE, ours)  # whoever set it enforces it
-        limit = _Limit(exchange)
-        self._timers.start(limit)
-
-        def until_begun(message: Message) -> Awaitable[None]:
-            if not limit.lifted:
-                if limit.expired:
-                    return _dropped()
-                if message["type"] == "http.response.start":
-                    limit.lifted = True
-                    self._timers.cancel(limit)
-            return send(message)
-
+        exchange: Exchange | None = scope.get(EXCHANGE)
+        if exchange is None:
+            scope, exchange = join_exchange(scope)
+        limit = _Limit(scope, exchange, send, self._timers)
+        due = self._timers.start(limit)
+        outer: float | None = scope.get(DEADLINE)  # whoever set it enforces it
+        deadline = due if outer is None or outer > due else outer
         try:
-            await self.app({**scope, DEADLINE: min(ours, outer)}, receive, until_begun)
+            inner = self.app({**scope, DEADLINE: deadline}, receive, limit.send)
+            del scope  # the limit has it, for as long as it may be needed
+            await inner
         except asyncio.CancelledError:
             if not limit.alone():
                 raise
         finally:
-            self._timers.cancel(limit)
-            limit.close()
-        if limit.expired:
-            await TIMED_OUT(scope, receive, send)
+            if limit.scope is not None:
+                limit.close()
+        if limit.expired and limit.scope is not None:
+            await TIMED_OUT(limit.scope, receive, send)
 
 
 class _Limit:
     """Cancels the task it was made in when its time is up, with the care of `asyncio.timeout`.
 
-    It differs in telling the exchange why, before inner layers see the cancellation.
+    It differs in telling the exchange why, before inner layers see the cancellation. It stands before
+    ``send`` and is lifted once an answer begins: from then on it holds nothing but that.
     """
 
-    __slots__ = ("_cancelling", "_exchange", "_task", "expired", "lifted")
+    __slots__ = ("_cancelling", "_exchange", "_send", "_task", "_timers", "expired", "scope")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, scope: Scope, exchange: Exchange, send: Send, timers: EqualTimers) -> None:
+        self.scope: Scope | None = scope
+        """Of the request, to answer it; None once that is no longer ours to do."""
+        self.expired = False
         self._exchange = exchange
+        self._send = send
+        self._timers = timers
         self._task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment] # in a coroutine
         self._cancelling = self._task.cancelling()
-        self.expired = False
-        self.lifted = False
 
     def __call__(self) -> None:
         self.expired = True
         self._exchange.failure = TIMED_OUT.failure
         self._task.cancel()
 
+    def send(self, message: Message) -> Awaitable[None]:
+        if self.scope is not None:
+            if self.expired:
+                return _dropped()
+            if message["type"] == "http.response.start":
+                self.scope = None
+                self._timers.cancel(self)
+        return self._send(message)
+
     def alone(self) -> bool:
         """Whether nobody but this limit cancelled the task."""
         return self.expired and self._task.cancelling() <= self._cancelling + 1
 
     def close(self) -> None:
+        """End a limit that was not lifted."""
         if self.expired:
             self._task.uncancel()
+        else:
+            self._timers.cancel(self)
 
 
 async def _dropped() -> None:

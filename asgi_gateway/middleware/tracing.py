@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from asgi_gateway.asgi.headers import may_name
+from asgi_gateway.asgi.calls import direct
+from asgi_gateway.asgi.headers import names_of
 from asgi_gateway.context import TRACE, trace_id_var
-from asgi_gateway.ids import RandomHex
+from asgi_gateway.ids import RandomHex, Ready
 from asgi_gateway.trace import TraceContext, parse_traceparent, parse_tracestate
-from asgi_gateway.types import ASGIApp, Headers, Receive, Scope, Send
+from asgi_gateway.types import ASGIApp, Header, Headers, Receive, Scope, Send
 
 _TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
 
@@ -23,24 +24,29 @@ class TracingMiddleware:
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self.app = direct(app)
         self._ids = RandomHex()
+        self._begun = Ready(_begin)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers, trace = self._continued(scope["headers"])
+        headers: Headers = scope["headers"]
+        if b"trace" in names_of(headers):
+            headers, trace = self._continued(headers)
+        else:
+            trace, header = self._begun()
+            headers = [*headers, header]
         token = trace_id_var.set(trace.trace_id)
-        await self.app({**scope, TRACE: trace, "headers": headers}, receive, send)
+        inner = self.app({**scope, TRACE: trace, "headers": headers}, receive, send)
+        del scope, headers
+        await inner
         # Not in a `finally`: whoever catches an exception on its way out can still name the trace.
         trace_id_var.reset(token)
 
     def _continued(self, headers: Headers) -> tuple[Headers, TraceContext]:
         """The headers with this gateway as the parent, and its place in the trace."""
-        if not may_name(headers, b"trace"):
-            trace = TraceContext.begin(self._ids)
-            return [*headers, (b"traceparent", trace.header())], trace
         found = [pair for pair in headers if pair[0].lower() in _TRACE_HEADERS]
         caller = _caller(found)
         trace = caller.child(self._ids) if caller else TraceContext.begin(self._ids)
@@ -49,6 +55,11 @@ class TracingMiddleware:
         if trace.state:
             passed.append((b"tracestate", trace.state))
         return passed, trace
+
+
+def _begin(ids: RandomHex) -> tuple[TraceContext, Header]:
+    trace = TraceContext.begin(ids)
+    return trace, (b"traceparent", trace.header())
 
 
 def _caller(found: Headers) -> TraceContext | None:

@@ -1,11 +1,14 @@
 """The replayed body, message by message, against a receive that is given the messages."""
 
+import asyncio
+from collections.abc import Awaitable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asgi_gateway.asgi.replay import ReplayableBody, declared_length
-from asgi_gateway.testing import http_scope, read_body
+from asgi_gateway.testing import http_scope, read_body, settle
 from asgi_gateway.types import Message, Receive
 
 DISCONNECT: Message = {"type": "http.disconnect"}
@@ -113,3 +116,70 @@ def test_the_length_that_a_request_declares(
     headers: list[tuple[bytes, bytes]], version: str, length: int | None
 ):
     assert declared_length(http_scope(headers=headers, http_version=version)) == length
+
+
+async def test_once_released_it_keeps_nothing_and_reads_on():
+    client = Client(b"a", b"b", b"c")
+    body = ReplayableBody(client.receive, 100)
+    reader = body.reader()
+    await reader()
+    body.release()
+    assert (body._kept, body.replayable) == ([], False)
+    assert await read_body(reader) == b"bc"
+    assert body._kept == []
+
+
+async def test_a_piece_that_was_awaited_when_it_was_released_is_not_kept():
+    arrived = asyncio.Event()
+
+    async def receive() -> Message:
+        await arrived.wait()
+        return {"type": "http.request", "body": b"late", "more_body": False}
+
+    body = ReplayableBody(receive, 100)
+    reading = asyncio.ensure_future(body.reader()())
+    await settle()
+    body.release()
+    arrived.set()
+    assert (await reading)["body"] == b"late"
+    assert body._kept == []
+
+
+async def test_after_the_body_the_first_reader_hands_on_the_real_receive():
+    calls: list[object] = []
+
+    def receive() -> Awaitable[Message]:
+        calls.append(client.receive())
+        return calls[-1]  # type: ignore[return-value]
+
+    client = Client(b"a")
+    reader = ReplayableBody(receive, 100).reader()
+    await reader()
+    waiting = reader()
+    assert waiting is calls[-1]
+    assert await waiting == DISCONNECT
+
+
+async def test_bodies_that_are_not_bytes_objects_are_replayed_as_bytes():
+    client = Client(b"a", b"b")
+    client.messages[0]["body"] = bytearray(b"a")
+    body = ReplayableBody(client.receive, 100)
+    await read_body(body.reader())
+    assert (await body.reader()())["body"] == b"ab"
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(b"content-length", b"12")],
+        [(b"transfer-encoding", b"chunked")],
+        [(b"content-length", b"12"), (b"transfer-encoding", b"chunked")],
+        [(b"content-length", b"12"), (b"content-length", b"13")],
+    ],
+)
+def test_plain_and_other_headers_declare_the_same_length(headers: list[tuple[bytes, bytes]], version: str):
+    plain = declared_length(http_scope(headers=headers, http_version=version))
+    headers = [*headers, (b"Not-Lower", b"1"), (b"twice", b"1"), (b"twice", b"2")]
+    assert declared_length(http_scope(headers=headers, http_version=version)) == plain
