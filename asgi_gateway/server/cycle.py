@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import http
+import logging
+import re
 from typing import TYPE_CHECKING, Final
 
-from asgi_gateway.asgi.headers import fields_of
 from asgi_gateway.errors import ResponseAborted
 from asgi_gateway.types import ASGIApp, Headers, Message, Scope
 
 if TYPE_CHECKING:
     from asgi_gateway.server.protocol import HttpProtocol
 
+# How a body ends, where no number of bytes says so
 NO_BODY: Final = -1
+CHUNKED: Final = -2
+AT_CLOSE: Final = -3
+
+_BODILESS: Final = frozenset({204, 304})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -25,32 +31,54 @@ def _status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d %b" % (status, phrase.encode("ascii"))
 
 
+_logger = logging.getLogger("uvicorn.error")
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OURS: Final = frozenset({b"connection", b"transfer-encoding"})
 STATUS_LINES: Final = {status: _status_line(status) for status in range(100, 600)}
 
 
 class Cycle:
     """One request and its response."""
 
-    # The defaults stand on the class, so that making one costs next to nothing.
-    expects_continue = False
-    disconnected = False
-    started = False
-    complete = False
-    chunked = False
-    ends_at_close = False
-    task: asyncio.Task[None] | None = None
-    _body: list[bytes] | tuple[()] = ()
-    _buffered = 0
-    _more = True
-    _told = False
-    _left = 0
-    _head = b""
-    _waiters: tuple[asyncio.Future[None], ...] = ()
+    __slots__ = (
+        "_body",
+        "_buffered",
+        "_head",
+        "_left",
+        "_more",
+        "_protocol",
+        "_scope",
+        "_told",
+        "_waiters",
+        "complete",
+        "disconnected",
+        "expects_continue",
+        "keep_alive",
+        "started",
+        "task",
+    )
 
-    def __init__(self, protocol: HttpProtocol, scope: Scope, *, keep_alive: bool) -> None:
-        self.scope = scope
+    def __init__(self, protocol: HttpProtocol, scope: Scope, keep_alive: bool) -> None:  # noqa: FBT001 - hot
         self.keep_alive = keep_alive
+        self.expects_continue = False
+        self.disconnected = False
+        self.started = False
+        self.complete = False
+        self.task: asyncio.Task[None] | None = None
         self._protocol = protocol
+        self._scope = scope
+        self._body: list[bytes] | tuple[()] = ()
+        self._buffered = 0
+        self._more = True
+        self._told = False
+        self._left = 0
+        self._head = b""
+        self._waiters: tuple[asyncio.Future[None], ...] = ()
+
+    @property
+    def ends_at_close(self) -> bool:
+        """Whether it is the end of the connection that ends the answer."""
+        return self._left == AT_CLOSE
 
     # From the protocol
 
@@ -86,18 +114,18 @@ class Cycle:
     async def run(self, app: ASGIApp) -> None:
         protocol = self._protocol
         try:
-            await app(self.scope, self.receive, self.send)
+            await app(self._scope, self.receive, self.send)
         except ResponseAborted:
             protocol.abort(self)
         except Exception:
-            protocol.logger.exception("Exception in ASGI application")
+            _logger.exception("Exception in ASGI application")
             await self._fail()
         except asyncio.CancelledError:
             protocol.abort(self)
             raise
         else:
             if not self.complete and not self.disconnected:
-                protocol.logger.error("ASGI callable returned without completing its response.")
+                _logger.error("ASGI callable returned without completing its response.")
                 await self._fail()
         finally:
             protocol.server_state.tasks.discard(self.task)
@@ -106,7 +134,7 @@ class Cycle:
         if self.started:
             self._protocol.abort(self)
             return
-        self.keep_alive = self.chunked = self.ends_at_close = False  # as a head that was refused set them
+        self.keep_alive = False
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"21")]
         await self.send({"type": "http.response.start", "status": 500, "headers": headers})
         await self.send({"type": "http.response.body", "body": b"Internal Server Error"})
@@ -139,7 +167,7 @@ class Cycle:
             return
         kind = message["type"]
         if kind == "http.response.body" and self.started and not self.complete:
-            self._send_body(message.get("body", b""), more=message.get("more_body", False))
+            self._send_body(message.get("body", b""), message.get("more_body", False))
         elif kind == "http.response.start" and not self.started:
             self._head = self._make_head(message["status"], message.get("headers", ()))
             self.started = True
@@ -151,68 +179,77 @@ class Cycle:
         """The status line and headers; raises `RuntimeError` where a header would become two."""
         if type(headers) is not list:
             headers = [*headers]
-        fields = fields_of(headers)
-        if fields is None or b"connection" in fields or b"transfer-encoding" in fields:
-            headers, fields = self._without_framing(headers)
+        fields = dict(headers)
+        names = b"".join(fields)
+        if not (
+            len(fields) == len(headers)
+            and _OURS.isdisjoint(fields)
+            and names.islower()
+            and names.replace(b"-", b"").isalnum()
+            and b"" not in fields
+        ):
+            headers, fields = self._with_care(headers)
         lines = [STATUS_LINES.get(status) or _status_line(status), *map(b": ".join, headers)]
         for pair in self._protocol.server_state.default_headers:
             if pair[0] not in fields:
                 lines.append(b": ".join(pair))  # noqa: PERF401 - seldom more than one
-        self._frame(status, fields.get(b"content-length"), lines)
+        if status in _BODILESS or self._scope["method"] == "HEAD":
+            self._left = NO_BODY
+        elif b"content-length" in fields:
+            self._left = int(fields[b"content-length"])
+        else:
+            self._frame(lines)
+        if self.expects_continue or not self.keep_alive:
+            self.keep_alive = False  # nobody knows whether the body comes (RFC 9110 section 10.1.1)
+            lines.append(b"connection: close")
         head = b"\r\n".join(lines)
         if head.count(b"\n") >= len(lines) or head.count(b"\r") >= len(lines) or b"\0" in head:
             raise RuntimeError("A response header holds a control character.")
         return head + b"\r\n\r\n"
 
-    def _without_framing(self, headers: Headers) -> tuple[Headers, dict[bytes, bytes]]:
+    def _with_care(self, headers: Headers) -> tuple[Headers, dict[bytes, bytes]]:
         """The app's headers without those that are ours to say, and the same by name."""
         kept: Headers = []
         for name, value in headers:
             lowered = name.lower()
+            if not _NAME.fullmatch(name):
+                raise RuntimeError("The name of a response header is none.")
             if lowered == b"connection":
                 self.keep_alive = self.keep_alive and b"close" not in value.lower()
             elif lowered != b"transfer-encoding":
                 kept.append((name, value))
         return kept, {name.lower(): value for name, value in kept}
 
-    def _frame(self, status: int, length: bytes | None, lines: list[bytes]) -> None:
-        """Say how the body ends (RFC 9112 section 6.3) and whether the connection does."""
-        if self.expects_continue:
-            self.keep_alive = False  # nobody knows whether the body comes (RFC 9110 section 10.1.1)
-        if status in (204, 304) or self.scope["method"] == "HEAD":
-            self._left = NO_BODY
-        elif length is not None:
-            self._left = int(length)
-        elif self.scope["http_version"] == "1.0":
-            self.ends_at_close = True
+    def _frame(self, lines: list[bytes]) -> None:
+        """Say how a body without a length ends (RFC 9112 section 6.3)."""
+        if self._scope["http_version"] == "1.0":
+            self._left = AT_CLOSE
             self.keep_alive = False
         else:
-            self.chunked = True
+            self._left = CHUNKED
             lines.append(b"transfer-encoding: chunked")
-        if not self.keep_alive:
-            lines.append(b"connection: close")
 
     def _flush_head(self) -> None:
         if self._head and not self.disconnected:
             self._protocol.transport.write(self._head)
             self._head = b""
 
-    def _send_body(self, body: bytes, *, more: bool) -> None:
+    def _send_body(self, body: bytes, more: bool) -> None:  # noqa: FBT001 - hot
         head, self._head = self._head, b""
-        if self.chunked:
+        left = self._left
+        if left >= 0:
+            self._left = left = left - len(body)
+            if left < 0:
+                raise RuntimeError("Response content longer than Content-Length")
+            if left and not more:
+                raise RuntimeError("Response content shorter than Content-Length")
+            data = head + body if head else body
+        elif left == CHUNKED:
             data = b"%b%x\r\n%b\r\n" % (head, len(body), body) if body else head
             if not more:
                 data += b"0\r\n\r\n"
-        elif self._left == NO_BODY:
-            data = head
         else:
-            if not self.ends_at_close:
-                self._left -= len(body)
-                if self._left < 0:
-                    raise RuntimeError("Response content longer than Content-Length")
-                if self._left and not more:
-                    raise RuntimeError("Response content shorter than Content-Length")
-            data = head + body if head else body
+            data = head if left == NO_BODY else head + body
         if data:
             self._protocol.transport.write(data)
         if not more:

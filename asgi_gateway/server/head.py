@@ -9,7 +9,6 @@ from asgi_gateway.types import Headers
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
-_TARGET = re.compile(rb"[\x21\x22\x24-\x7e]*")
 _LENGTH_DIGITS: Final = 18
 
 
@@ -24,15 +23,15 @@ class Refused(Exception):
 class Head:
     """The headers of a request that decide where it ends and where it goes."""
 
-    # The defaults stand on the class, so that making one costs next to nothing.
-    host: bytes | None = None
-    length: int | None = None
-    chunked = False
-    expects_continue = False
-    upgrade: bytes | None = None
+    __slots__ = ("chunked", "expects_continue", "host", "length", "upgrade", "version")
 
     def __init__(self, version: str) -> None:
         self.version = version
+        self.host: bytes | None = None
+        self.length: int | None = None
+        self.chunked = False
+        self.expects_continue = False
+        self.upgrade: bytes | None = None
 
     @property
     def has_body(self) -> bool:
@@ -71,15 +70,36 @@ _TAKE: Final = {
 }
 
 
-def read_head(version: str, headers: Headers, good_host: bytes | None) -> Head:
+PLAIN: Final = Head("1.1")
+"""Any head that holds the known Host, perhaps a good Content-Length, and nothing else that decides."""
+
+_SPECIAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
+
+
+def read_head(version: str, headers: Headers, good_host: bytes) -> Head:
     """What the headers, names in lower case, say of a request's end and way; raises `Refused`.
 
-    `good_host` is a Host that this connection has had checked before.
+    `good_host` is the Host that this connection has had checked before, empty if none was. `PLAIN` is
+    returned for most requests after the first of a connection, which need no further look.
     """
+    fields = dict(headers)
+    if (
+        fields.get(b"host") == good_host
+        and len(fields) == len(headers)
+        and _SPECIAL.isdisjoint(fields)
+        and version == "1.1"
+        and good_host
+    ):
+        length = fields.get(b"content-length")
+        if length is None or (len(length) <= _LENGTH_DIGITS and length.isdigit()):
+            return PLAIN
+    return _read_with_care(version, headers, fields)
+
+
+def _read_with_care(version: str, headers: Headers, fields: dict[bytes, bytes]) -> Head:
     if version not in ("1.1", "1.0"):
         raise Refused(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
     head = Head(version)
-    fields = dict(headers)
     if len(fields) == len(headers):
         for name in _TAKE.keys() & fields.keys():
             _TAKE[name](head, fields[name])
@@ -93,14 +113,14 @@ def read_head(version: str, headers: Headers, good_host: bytes | None) -> Head:
     if host is None:
         if version == "1.1":
             raise Refused(400, "it has no Host")
-    elif host != good_host and not _HOST.fullmatch(host):
+    elif not _HOST.fullmatch(host):
         raise Refused(400, "its Host is not a host")
     return head
 
 
 def read_target(method: bytes, target: bytes, host: bytes | None) -> tuple[bytes, bytes]:
     """Path and query of a target in any of its forms (RFC 9112 section 3.2); raises `Refused`."""
-    if not _TARGET.fullmatch(target):
+    if b"#" in target or not target.isascii():  # llhttp lets neither a control nor a space through
         raise Refused(400, "its target holds a character that no URL has")
     if method == b"CONNECT":
         raise Refused(501, "CONNECT is not served")
