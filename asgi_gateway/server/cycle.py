@@ -33,7 +33,7 @@ def _status_line(status: int) -> bytes:
 
 _logger = logging.getLogger("uvicorn.error")
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_OURS: Final = frozenset({b"connection", b"transfer-encoding"})
+_SPECIAL: Final = frozenset({b"", b"connection", b"transfer-encoding"})
 STATUS_LINES: Final = {status: _status_line(status) for status in range(100, 600)}
 
 
@@ -42,21 +42,26 @@ class Cycle:
 
     __slots__ = (
         "_body",
-        "_buffered",
         "_head",
         "_left",
-        "_more",
         "_protocol",
-        "_scope",
+        "_taken",
         "_told",
-        "_waiters",
         "complete",
         "disconnected",
         "expects_continue",
+        "judged",
         "keep_alive",
+        "more",
+        "received",
+        "scope",
         "started",
         "task",
+        "waiters",
     )
+
+    task: asyncio.Task[None]
+    _head: bytes
 
     def __init__(self, protocol: HttpProtocol, scope: Scope, keep_alive: bool) -> None:  # noqa: FBT001 - hot
         self.keep_alive = keep_alive
@@ -64,16 +69,17 @@ class Cycle:
         self.disconnected = False
         self.started = False
         self.complete = False
-        self.task: asyncio.Task[None] | None = None
         self._protocol = protocol
-        self._scope = scope
+        self.scope = scope
         self._body: list[bytes] | tuple[()] = ()
-        self._buffered = 0
-        self._more = True
+        self.received = 0
+        """Bytes of the body that have come: `judged` when their speed was, `_taken` by the app."""
+        self.judged = 0
+        self._taken = 0
+        self.more = True
         self._told = False
         self._left = 0
-        self._head = b""
-        self._waiters: tuple[asyncio.Future[None], ...] = ()
+        self.waiters: tuple[asyncio.Future[None], ...] = ()
 
     @property
     def ends_at_close(self) -> bool:
@@ -87,24 +93,19 @@ class Cycle:
             self._body.append(body)
         else:
             self._body = [body]
-        self._buffered += len(body)
-        if self._buffered > self._protocol.buffer:
+        self.received = received = self.received + len(body)
+        if received - self._taken > self._protocol.buffer:
             self._protocol.pause_reading()
-        if self._waiters:
-            self._wake()
-
-    def end_of_body(self) -> None:
-        self._more = False
-        if self._waiters:
-            self._wake()
+        if self.waiters:
+            self.wake()
 
     def disconnect(self) -> None:
         if not self.complete:
             self.disconnected = True
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, ()
+    def wake(self) -> None:
+        waiters, self.waiters = self.waiters, ()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -114,7 +115,7 @@ class Cycle:
     async def run(self, app: ASGIApp) -> None:
         protocol = self._protocol
         try:
-            await app(self._scope, self.receive, self.send)
+            await app(self.scope, self.receive, self.send)
         except ResponseAborted:
             protocol.abort(self)
         except Exception:
@@ -148,15 +149,15 @@ class Cycle:
         while True:
             if self.disconnected or self.complete:
                 return {"type": "http.disconnect"}
-            if self._body or not (self._more or self._told):
+            if self._body or not (self.more or self._told):
                 body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
                 self._body = ()
-                self._buffered = 0
-                self._told = not self._more
-                return {"type": "http.request", "body": body, "more_body": self._more}
+                self._taken = self.received
+                self._told = not self.more
+                return {"type": "http.request", "body": body, "more_body": self.more}
             protocol.resume_reading()
             waiter = protocol.loop.create_future()
-            self._waiters += (waiter,)
+            self.waiters += (waiter,)
             await waiter
 
     async def send(self, message: Message) -> None:
@@ -180,20 +181,25 @@ class Cycle:
         if type(headers) is not list:
             headers = [*headers]
         fields = dict(headers)
-        names = b"".join(fields)
-        if not (
+        names = b"".join([*fields])
+        protocol = self._protocol
+        if (
             len(fields) == len(headers)
-            and _OURS.isdisjoint(fields)
-            and names.islower()
-            and names.replace(b"-", b"").isalnum()
-            and b"" not in fields
+            and _SPECIAL.isdisjoint(fields)
+            and (names == protocol.good_names or _are_plain(names))
         ):
+            protocol.good_names = names
+            values = b"".join([*fields.values()])
+        else:
             headers, fields = self._with_care(headers)
+            values = b"".join([value for _, value in headers])
+        if 10 in values or 13 in values or 0 in values:  # numbers are found without a detour
+            raise RuntimeError("A response header holds a control character.")
         lines = [STATUS_LINES.get(status) or _status_line(status), *map(b": ".join, headers)]
-        for pair in self._protocol.server_state.default_headers:
+        for pair in protocol.server_state.default_headers:
             if pair[0] not in fields:
                 lines.append(b": ".join(pair))  # noqa: PERF401 - seldom more than one
-        if status in _BODILESS or self._scope["method"] == "HEAD":
+        if status in _BODILESS or self.scope["method"] == "HEAD":
             self._left = NO_BODY
         elif b"content-length" in fields:
             self._left = int(fields[b"content-length"])
@@ -202,10 +208,8 @@ class Cycle:
         if self.expects_continue or not self.keep_alive:
             self.keep_alive = False  # nobody knows whether the body comes (RFC 9110 section 10.1.1)
             lines.append(b"connection: close")
-        head = b"\r\n".join(lines)
-        if head.count(b"\n") >= len(lines) or head.count(b"\r") >= len(lines) or b"\0" in head:
-            raise RuntimeError("A response header holds a control character.")
-        return head + b"\r\n\r\n"
+        lines.append(b"\r\n")
+        return b"\r\n".join(lines)
 
     def _with_care(self, headers: Headers) -> tuple[Headers, dict[bytes, bytes]]:
         """The app's headers without those that are ours to say, and the same by name."""
@@ -222,7 +226,7 @@ class Cycle:
 
     def _frame(self, lines: list[bytes]) -> None:
         """Say how a body without a length ends (RFC 9112 section 6.3)."""
-        if self._scope["http_version"] == "1.0":
+        if self.scope["http_version"] == "1.0":
             self._left = AT_CLOSE
             self.keep_alive = False
         else:
@@ -254,6 +258,11 @@ class Cycle:
             self._protocol.transport.write(data)
         if not more:
             self.complete = True
-            if self._waiters:
-                self._wake()
+            if self.waiters:
+                self.wake()
             self._protocol.answered(self)
+
+
+def _are_plain(names: bytes) -> bool:
+    """Whether header names, one behind the other, are lower-case letters, digits and hyphens."""
+    return names.islower() and names.replace(b"-", b"").isalnum()
