@@ -6,10 +6,11 @@ import asyncio
 import http
 import logging
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from asgi_gateway.errors import ResponseAborted
-from asgi_gateway.types import ASGIApp, Headers, Message, Scope
+from asgi_gateway.types import ASGIApp, Header, Headers, Message, Scope
 
 if TYPE_CHECKING:
     from asgi_gateway.server.protocol import HttpProtocol
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 NO_BODY: Final = -1
 CHUNKED: Final = -2
 AT_CLOSE: Final = -3
+# It has ended, and trailers are announced
+ENDED: Final = -4
+ENDED_CHUNKS: Final = -5
 
 _BODILESS: Final = frozenset({204, 304})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -33,6 +37,8 @@ def _status_line(status: int) -> bytes:
 
 _logger = logging.getLogger("uvicorn.error")
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL: Final = re.compile(rb"[\r\n\0]")
+_FRAMING: Final = frozenset({b"connection", b"content-length", b"host", b"trailer", b"transfer-encoding"})
 _SPECIAL: Final = frozenset({b"", b"connection", b"transfer-encoding"})
 STATUS_LINES: Final = {status: _status_line(status) for status in range(100, 600)}
 
@@ -47,6 +53,7 @@ class Cycle:
         "_protocol",
         "_taken",
         "_told",
+        "_trailers",
         "complete",
         "disconnected",
         "expects_continue",
@@ -79,6 +86,7 @@ class Cycle:
         self.more = True
         self._told = False
         self._left = 0
+        self._trailers: Headers | None = None
         self.waiters: tuple[asyncio.Future[None], ...] = ()
 
     @property
@@ -172,7 +180,13 @@ class Cycle:
         elif kind == "http.response.start" and not self.started:
             self._head = self._make_head(message["status"], message.get("headers", ()))
             self.started = True
+            if message.get("trailers"):
+                self._trailers = []
             protocol.loop.call_soon(self._flush_head)
+        elif kind == "http.response.early_hint" and not self.started:
+            self._send_early_hint(message.get("links", ()))
+        elif kind == "http.response.trailers" and self._left <= ENDED and not self.complete:
+            self._send_trailers(message.get("headers", ()), more=message.get("more_trailers", False))
         else:
             raise RuntimeError(f"Unexpected ASGI message {kind!r}.")
 
@@ -240,6 +254,9 @@ class Cycle:
 
     def _send_body(self, body: bytes, more: bool) -> None:  # noqa: FBT001 - hot
         head, self._head = self._head, b""
+        if self.more and head and not more and self.keep_alive:
+            # It ends while the upload still runs, and so does the connection.
+            head = head[:-2] + b"connection: close\r\n\r\n"
         left = self._left
         if left >= 0:
             self._left = left = left - len(body)
@@ -249,18 +266,54 @@ class Cycle:
                 raise RuntimeError("Response content shorter than Content-Length")
             data = head + body if head else body
         elif left == CHUNKED:
-            data = b"%b%x\r\n%b\r\n" % (head, len(body), body) if body else head
-            if not more:
-                data += b"0\r\n\r\n"
+            data = self._chunk(head, body, more)
+        elif left <= ENDED:
+            raise RuntimeError("Response content behind its end")
         else:
             data = head if left == NO_BODY else head + body
         if data:
             self._protocol.transport.write(data)
         if not more:
-            self.complete = True
-            if self.waiters:
-                self.wake()
-            self._protocol.answered(self)
+            if self._trailers is None:
+                self._end()
+            else:
+                self._left = ENDED_CHUNKS if left == CHUNKED else ENDED
+
+    def _chunk(self, head: bytes, body: bytes, more: bool) -> bytes:  # noqa: FBT001 - hot
+        last = b"" if more or self._trailers is not None else b"0\r\n\r\n"
+        return b"".join((head, b"%x\r\n" % len(body), body, b"\r\n", last)) if body else head + last
+
+    def _end(self) -> None:
+        self.complete = True
+        if self.waiters:
+            self.wake()
+        self._protocol.answered(self)
+
+    def _send_early_hint(self, links: Iterable[bytes]) -> None:
+        """A 103 before the answer, for those who know interim answers (RFC 8297)."""
+        if self.scope["http_version"] != "1.0":
+            lines = _fields((b"link", link) for link in links)
+            self._protocol.transport.write(b"%b\r\n%b\r\n" % (STATUS_LINES[103], lines))
+
+    def _send_trailers(self, headers: Iterable[Header], *, more: bool) -> None:
+        """Trailers, if they can be sent and the client said that it can use them (RFC 9110 section 6.5)."""
+        trailers = self._trailers = [*(self._trailers or ()), *headers]
+        if more:
+            return
+        if self._left == ENDED_CHUNKS:
+            wanted = "http.response.trailers" in self.scope["extensions"]
+            self._protocol.transport.write(b"0\r\n%b\r\n" % (_fields(trailers) if wanted else b""))
+        self._end()
+
+
+def _fields(headers: Iterable[Header]) -> bytes:
+    """Header lines; raises `RuntimeError` where one would become two or decides how others are read."""
+    lines: list[bytes] = []
+    for name, value in headers:
+        if not _NAME.fullmatch(name) or name.lower() in _FRAMING or _CONTROL.search(value):
+            raise RuntimeError("A header behind or before the response is none that can be there.")
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines)
 
 
 def _are_plain(names: bytes) -> bool:

@@ -23,7 +23,7 @@ class Refused(Exception):
 class Head:
     """The headers of a request that decide where it ends and where it goes."""
 
-    __slots__ = ("chunked", "expects_continue", "host", "length", "upgrade", "version")
+    __slots__ = ("chunked", "expects_continue", "host", "length", "takes_trailers", "upgrade", "version")
 
     def __init__(self, version: str) -> None:
         self.version = version
@@ -32,6 +32,7 @@ class Head:
         self.chunked = False
         self.expects_continue = False
         self.upgrade: bytes | None = None
+        self.takes_trailers = False
 
     @property
     def has_body(self) -> bool:
@@ -60,6 +61,10 @@ class Head:
     def take_upgrade(self, value: bytes) -> None:
         self.upgrade = value.lower()
 
+    def take_te(self, value: bytes) -> None:
+        if self.version == "1.1" and b"trailers" in {coding.strip().lower() for coding in value.split(b",")}:
+            self.takes_trailers = True
+
 
 _TAKE: Final = {
     b"host": Head.take_host,
@@ -67,13 +72,14 @@ _TAKE: Final = {
     b"transfer-encoding": Head.take_coding,
     b"expect": Head.take_expectation,
     b"upgrade": Head.take_upgrade,
+    b"te": Head.take_te,
 }
 
 
 PLAIN: Final = Head("1.1")
 """Any head that holds the known Host, perhaps a good Content-Length, and nothing else that decides."""
 
-_SPECIAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
+_SPECIAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te"})
 
 
 def read_head(version: str, headers: Headers, good_host: bytes) -> Head:

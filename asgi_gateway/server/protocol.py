@@ -175,6 +175,7 @@ class HttpProtocol(asyncio.Protocol):
             "client": get_remote_addr(self.transport),
             "scheme": "https" if is_ssl(self.transport) else "http",
             "root_path": self.config.root_path,
+            "extensions": {"http.response.early_hint": {}},
             # Filled in for each request: a copy of all keys costs a quarter of what adding them does.
             "http_version": "1.1",
             "method": "",
@@ -327,6 +328,10 @@ class HttpProtocol(asyncio.Protocol):
         cycle.scope["http_version"] = version
         if version != "1.1" or self._parser.should_upgrade():
             cycle.keep_alive = False
+        if version == "1.0":
+            cycle.scope["extensions"] = {}
+        elif head.takes_trailers:
+            cycle.scope["extensions"] = {"http.response.early_hint": {}, "http.response.trailers": {}}
         cycle.expects_continue = head.expects_continue
         if head.chunked:
             self._headers = self._trailers = deque(maxlen=self.max_headers + 1)  # which are only counted
