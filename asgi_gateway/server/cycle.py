@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import http
 import logging
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from asgi_gateway.errors import ResponseAborted
+from asgi_gateway.server.lines import NAME, STATUS_LINES, are_plain, field_lines, status_line
 from asgi_gateway.types import ASGIApp, Header, Headers, Message, Scope
 
 if TYPE_CHECKING:
@@ -27,20 +26,8 @@ _BODILESS: Final = frozenset({204, 304})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def _status_line(status: int) -> bytes:
-    try:
-        phrase = http.HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    return b"HTTP/1.1 %d %b" % (status, phrase.encode("ascii"))
-
-
 _logger = logging.getLogger("uvicorn.error")
-_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROL: Final = re.compile(rb"[\r\n\0]")
-_FRAMING: Final = frozenset({b"connection", b"content-length", b"host", b"trailer", b"transfer-encoding"})
 _SPECIAL: Final = frozenset({b"", b"connection", b"transfer-encoding"})
-STATUS_LINES: Final = {status: _status_line(status) for status in range(100, 600)}
 
 
 class Cycle:
@@ -200,7 +187,7 @@ class Cycle:
         if (
             len(fields) == len(headers)
             and _SPECIAL.isdisjoint(fields)
-            and (names == protocol.good_names or _are_plain(names))
+            and (names == protocol.good_names or are_plain(names))
         ):
             protocol.good_names = names
             values = b"".join([*fields.values()])
@@ -209,7 +196,7 @@ class Cycle:
             values = b"".join([value for _, value in headers])
         if 10 in values or 13 in values or 0 in values:  # numbers are found without a detour
             raise RuntimeError("A response header holds a control character.")
-        lines = [STATUS_LINES.get(status) or _status_line(status), *map(b": ".join, headers)]
+        lines = [STATUS_LINES.get(status) or status_line(status), *map(b": ".join, headers)]
         for pair in protocol.server_state.default_headers:
             if pair[0] not in fields:
                 lines.append(b": ".join(pair))  # noqa: PERF401 - seldom more than one
@@ -230,7 +217,7 @@ class Cycle:
         kept: Headers = []
         for name, value in headers:
             lowered = name.lower()
-            if not _NAME.fullmatch(name):
+            if not NAME.fullmatch(name):
                 raise RuntimeError("The name of a response header is none.")
             if lowered == b"connection":
                 self.keep_alive = self.keep_alive and b"close" not in value.lower()
@@ -292,7 +279,7 @@ class Cycle:
     def _send_early_hint(self, links: Iterable[bytes]) -> None:
         """A 103 before the answer, for those who know interim answers (RFC 8297)."""
         if self.scope["http_version"] != "1.0":
-            lines = _fields((b"link", link) for link in links)
+            lines = field_lines((b"link", link) for link in links)
             self._protocol.transport.write(b"%b\r\n%b\r\n" % (STATUS_LINES[103], lines))
 
     def _send_trailers(self, headers: Iterable[Header], *, more: bool) -> None:
@@ -302,20 +289,5 @@ class Cycle:
             return
         if self._left == ENDED_CHUNKS:
             wanted = "http.response.trailers" in self.scope["extensions"]
-            self._protocol.transport.write(b"0\r\n%b\r\n" % (_fields(trailers) if wanted else b""))
+            self._protocol.transport.write(b"0\r\n%b\r\n" % (field_lines(trailers) if wanted else b""))
         self._end()
-
-
-def _fields(headers: Iterable[Header]) -> bytes:
-    """Header lines; raises `RuntimeError` where one would become two or decides how others are read."""
-    lines: list[bytes] = []
-    for name, value in headers:
-        if not _NAME.fullmatch(name) or name.lower() in _FRAMING or _CONTROL.search(value):
-            raise RuntimeError("A header behind or before the response is none that can be there.")
-        lines.append(b"%b: %b\r\n" % (name, value))
-    return b"".join(lines)
-
-
-def _are_plain(names: bytes) -> bool:
-    """Whether header names, one behind the other, are lower-case letters, digits and hyphens."""
-    return names.islower() and names.replace(b"-", b"").isalnum()

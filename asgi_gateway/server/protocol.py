@@ -11,6 +11,8 @@ differs:
   connection ends. One timer a connection, moved rather than made anew.
 - Request trailers are dropped, never merged into the headers (RFC 9110 section 6.5.1).
 - A response that cannot be finished ends the connection so that no client takes it for whole.
+- Early hints go out before the answer (RFC 8297), trailers behind it to a client that asked for them
+  (RFC 9110 section 6.5).
 - The head of a response waits for its first piece of body, if that comes before the event loop's
   next turn: one system call for a small answer instead of two.
 - An app's own `Date` and `Server` headers are not doubled by the server's defaults.
@@ -32,8 +34,9 @@ import httptools
 from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
-from asgi_gateway.server.cycle import STATUS_LINES, Cycle
+from asgi_gateway.server.cycle import Cycle
 from asgi_gateway.server.head import PLAIN, Head, Refused, read_head, read_target
+from asgi_gateway.server.lines import STATUS_LINES
 from asgi_gateway.types import ASGIApp, Header, Headers
 
 if TYPE_CHECKING:
@@ -127,11 +130,8 @@ class HttpProtocol(asyncio.Protocol):
         """The names of a response's headers that were looked at last."""
         self._small = min(self.max_target, self.max_header)
         """Bytes of a head in which nothing can be too long."""
-        self._plain = (
-            config.limit_concurrency is None
-            and not config.reset_contextvars
-            and loop.get_task_factory() is None
-        )
+        asked = config.limit_concurrency is not None or config.reset_contextvars
+        self._plain = not asked and loop.get_task_factory() is None
         self._parser: Any = None
         self._base: dict[str, Any] = {}
         self._good_host = b""
@@ -158,7 +158,6 @@ class HttpProtocol(asyncio.Protocol):
         self._waiting: list[Cycle] = []
         self._closing = False
         self._handshake = b""
-        # Time
         self._due: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
