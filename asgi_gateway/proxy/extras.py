@@ -6,11 +6,12 @@ Both are passed on only by the extensions of ASGI that the server in front offer
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from asgi_gateway.asgi.headers import get_all
 from asgi_gateway.proxy.headers import DROPPED_FROM_RESPONSE, ENDS_HERE, Ended
-from asgi_gateway.proxy.transport import OnEarlyHints, UpstreamRequest, UpstreamResponse
+from asgi_gateway.proxy.transport import UpstreamRequest, UpstreamResponse
 from asgi_gateway.types import Headers, Send
 
 NEVER_TRAILERS = (
@@ -32,7 +33,7 @@ NEVER_TRAILERS = (
 def offer_extras(request: UpstreamRequest, extensions: Mapping[str, Any], ended: Ended, send: Send) -> None:
     """Ask the service for what this server and this client can take; `ended` are this hop's headers."""
     if "http.response.early_hint" in extensions:
-        request.on_early_hints = _sends_early_hints(send)
+        request.on_early_hints = partial(_pass_on_early_hints, send)
     if "http.response.trailers" in extensions:
         request.trailers = b"trailers" in _tokens(ended.get(b"te", []))
 
@@ -50,14 +51,11 @@ def trailers_of(response: UpstreamResponse) -> Headers:
     return [pair for pair in response.trailers if pair[0] not in NEVER_TRAILERS]
 
 
-def _sends_early_hints(send: Send) -> OnEarlyHints:
-    async def pass_on(headers: Headers) -> None:
-        """A 103 as ASGI has it: its links and nothing else."""
-        links = get_all(headers, b"link")
-        if links:
-            await send({"type": "http.response.early_hint", "links": links})
-
-    return pass_on
+async def _pass_on_early_hints(send: Send, headers: Headers) -> None:
+    """A 103 as ASGI has it: its links and nothing else."""
+    links = get_all(headers, b"link")
+    if links:
+        await send({"type": "http.response.early_hint", "links": links})
 
 
 def _tokens(values: list[bytes]) -> set[bytes]:

@@ -3,54 +3,83 @@
 from __future__ import annotations
 
 import asyncio
-import http
+import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from asgi_gateway.asgi.headers import fields_of
 from asgi_gateway.errors import ResponseAborted
-from asgi_gateway.types import ASGIApp, Headers, Message, Scope
+from asgi_gateway.server.lines import NAME, STATUS_LINES, are_plain, field_lines, status_line
+from asgi_gateway.types import ASGIApp, Header, Headers, Message, Scope
 
 if TYPE_CHECKING:
     from asgi_gateway.server.protocol import HttpProtocol
 
+# How a body ends, where no number of bytes says so
 NO_BODY: Final = -1
+CHUNKED: Final = -2
+AT_CLOSE: Final = -3
+# It has ended, and trailers are announced
+ENDED: Final = -4
+ENDED_CHUNKS: Final = -5
+
+_BODILESS: Final = frozenset({204, 304})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def _status_line(status: int) -> bytes:
-    try:
-        phrase = http.HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    return b"HTTP/1.1 %d %b" % (status, phrase.encode("ascii"))
-
-
-STATUS_LINES: Final = {status: _status_line(status) for status in range(100, 600)}
+_logger = logging.getLogger("uvicorn.error")
+_SPECIAL: Final = frozenset({b"", b"connection", b"transfer-encoding"})
 
 
 class Cycle:
     """One request and its response."""
 
-    # The defaults stand on the class, so that making one costs next to nothing.
-    expects_continue = False
-    disconnected = False
-    started = False
-    complete = False
-    chunked = False
-    ends_at_close = False
-    task: asyncio.Task[None] | None = None
-    _body: list[bytes] | tuple[()] = ()
-    _buffered = 0
-    _more = True
-    _told = False
-    _left = 0
-    _head = b""
-    _waiters: tuple[asyncio.Future[None], ...] = ()
+    __slots__ = (
+        "_body",
+        "_head",
+        "_left",
+        "_protocol",
+        "_taken",
+        "_told",
+        "_trailers",
+        "complete",
+        "disconnected",
+        "expects_continue",
+        "judged",
+        "keep_alive",
+        "more",
+        "received",
+        "scope",
+        "started",
+        "task",
+        "waiters",
+    )
 
-    def __init__(self, protocol: HttpProtocol, scope: Scope, *, keep_alive: bool) -> None:
-        self.scope = scope
+    task: asyncio.Task[None]
+    _head: bytes
+
+    def __init__(self, protocol: HttpProtocol, scope: Scope, keep_alive: bool) -> None:  # noqa: FBT001 - hot
         self.keep_alive = keep_alive
+        self.expects_continue = False
+        self.disconnected = False
+        self.started = False
+        self.complete = False
         self._protocol = protocol
+        self.scope = scope
+        self._body: list[bytes] | tuple[()] = ()
+        self.received = 0
+        """Bytes of the body that have come: `judged` when their speed was, `_taken` by the app."""
+        self.judged = 0
+        self._taken = 0
+        self.more = True
+        self._told = False
+        self._left = 0
+        self._trailers: Headers | None = None
+        self.waiters: tuple[asyncio.Future[None], ...] = ()
+
+    @property
+    def ends_at_close(self) -> bool:
+        """Whether it is the end of the connection that ends the answer."""
+        return self._left == AT_CLOSE
 
     # From the protocol
 
@@ -59,24 +88,19 @@ class Cycle:
             self._body.append(body)
         else:
             self._body = [body]
-        self._buffered += len(body)
-        if self._buffered > self._protocol.buffer:
+        self.received = received = self.received + len(body)
+        if received - self._taken > self._protocol.buffer:
             self._protocol.pause_reading()
-        if self._waiters:
-            self._wake()
-
-    def end_of_body(self) -> None:
-        self._more = False
-        if self._waiters:
-            self._wake()
+        if self.waiters:
+            self.wake()
 
     def disconnect(self) -> None:
         if not self.complete:
             self.disconnected = True
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, ()
+    def wake(self) -> None:
+        waiters, self.waiters = self.waiters, ()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -90,14 +114,14 @@ class Cycle:
         except ResponseAborted:
             protocol.abort(self)
         except Exception:
-            protocol.logger.exception("Exception in ASGI application")
+            _logger.exception("Exception in ASGI application")
             await self._fail()
         except asyncio.CancelledError:
             protocol.abort(self)
             raise
         else:
             if not self.complete and not self.disconnected:
-                protocol.logger.error("ASGI callable returned without completing its response.")
+                _logger.error("ASGI callable returned without completing its response.")
                 await self._fail()
         finally:
             protocol.server_state.tasks.discard(self.task)
@@ -106,7 +130,7 @@ class Cycle:
         if self.started:
             self._protocol.abort(self)
             return
-        self.keep_alive = self.chunked = self.ends_at_close = False  # as a head that was refused set them
+        self.keep_alive = False
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"21")]
         await self.send({"type": "http.response.start", "status": 500, "headers": headers})
         await self.send({"type": "http.response.body", "body": b"Internal Server Error"})
@@ -120,15 +144,15 @@ class Cycle:
         while True:
             if self.disconnected or self.complete:
                 return {"type": "http.disconnect"}
-            if self._body or not (self._more or self._told):
+            if self._body or not (self.more or self._told):
                 body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
                 self._body = ()
-                self._buffered = 0
-                self._told = not self._more
-                return {"type": "http.request", "body": body, "more_body": self._more}
+                self._taken = self.received
+                self._told = not self.more
+                return {"type": "http.request", "body": body, "more_body": self.more}
             protocol.resume_reading()
             waiter = protocol.loop.create_future()
-            self._waiters += (waiter,)
+            self.waiters += (waiter,)
             await waiter
 
     async def send(self, message: Message) -> None:
@@ -139,11 +163,17 @@ class Cycle:
             return
         kind = message["type"]
         if kind == "http.response.body" and self.started and not self.complete:
-            self._send_body(message.get("body", b""), more=message.get("more_body", False))
+            self._send_body(message.get("body", b""), message.get("more_body", False))
         elif kind == "http.response.start" and not self.started:
             self._head = self._make_head(message["status"], message.get("headers", ()))
             self.started = True
+            if message.get("trailers"):
+                self._trailers = []
             protocol.loop.call_soon(self._flush_head)
+        elif kind == "http.response.early_hint" and not self.started:
+            self._send_early_hint(message.get("links", ()))
+        elif kind == "http.response.trailers" and self._left <= ENDED and not self.complete:
+            self._send_trailers(message.get("headers", ()), more=message.get("more_trailers", False))
         else:
             raise RuntimeError(f"Unexpected ASGI message {kind!r}.")
 
@@ -151,72 +181,113 @@ class Cycle:
         """The status line and headers; raises `RuntimeError` where a header would become two."""
         if type(headers) is not list:
             headers = [*headers]
-        fields = fields_of(headers)
-        if fields is None or b"connection" in fields or b"transfer-encoding" in fields:
-            headers, fields = self._without_framing(headers)
-        lines = [STATUS_LINES.get(status) or _status_line(status), *map(b": ".join, headers)]
-        for pair in self._protocol.server_state.default_headers:
+        fields = dict(headers)
+        names = b"".join([*fields])
+        protocol = self._protocol
+        if (
+            len(fields) == len(headers)
+            and _SPECIAL.isdisjoint(fields)
+            and (names == protocol.good_names or are_plain(names))
+        ):
+            protocol.good_names = names
+            values = b"".join([*fields.values()])
+        else:
+            headers, fields = self._with_care(headers)
+            values = b"".join([value for _, value in headers])
+        if 10 in values or 13 in values or 0 in values:  # numbers are found without a detour
+            raise RuntimeError("A response header holds a control character.")
+        lines = [STATUS_LINES.get(status) or status_line(status), *map(b": ".join, headers)]
+        for pair in protocol.server_state.default_headers:
             if pair[0] not in fields:
                 lines.append(b": ".join(pair))  # noqa: PERF401 - seldom more than one
-        self._frame(status, fields.get(b"content-length"), lines)
-        head = b"\r\n".join(lines)
-        if head.count(b"\n") >= len(lines) or head.count(b"\r") >= len(lines) or b"\0" in head:
-            raise RuntimeError("A response header holds a control character.")
-        return head + b"\r\n\r\n"
+        if status in _BODILESS or self.scope["method"] == "HEAD":
+            self._left = NO_BODY
+        elif b"content-length" in fields:
+            self._left = int(fields[b"content-length"])
+        else:
+            self._frame(lines)
+        if self.expects_continue or not self.keep_alive:
+            self.keep_alive = False  # nobody knows whether the body comes (RFC 9110 section 10.1.1)
+            lines.append(b"connection: close")
+        lines.append(b"\r\n")
+        return b"\r\n".join(lines)
 
-    def _without_framing(self, headers: Headers) -> tuple[Headers, dict[bytes, bytes]]:
+    def _with_care(self, headers: Headers) -> tuple[Headers, dict[bytes, bytes]]:
         """The app's headers without those that are ours to say, and the same by name."""
         kept: Headers = []
         for name, value in headers:
             lowered = name.lower()
+            if not NAME.fullmatch(name):
+                raise RuntimeError("The name of a response header is none.")
             if lowered == b"connection":
                 self.keep_alive = self.keep_alive and b"close" not in value.lower()
             elif lowered != b"transfer-encoding":
                 kept.append((name, value))
         return kept, {name.lower(): value for name, value in kept}
 
-    def _frame(self, status: int, length: bytes | None, lines: list[bytes]) -> None:
-        """Say how the body ends (RFC 9112 section 6.3) and whether the connection does."""
-        if self.expects_continue:
-            self.keep_alive = False  # nobody knows whether the body comes (RFC 9110 section 10.1.1)
-        if status in (204, 304) or self.scope["method"] == "HEAD":
-            self._left = NO_BODY
-        elif length is not None:
-            self._left = int(length)
-        elif self.scope["http_version"] == "1.0":
-            self.ends_at_close = True
+    def _frame(self, lines: list[bytes]) -> None:
+        """Say how a body without a length ends (RFC 9112 section 6.3)."""
+        if self.scope["http_version"] == "1.0":
+            self._left = AT_CLOSE
             self.keep_alive = False
         else:
-            self.chunked = True
+            self._left = CHUNKED
             lines.append(b"transfer-encoding: chunked")
-        if not self.keep_alive:
-            lines.append(b"connection: close")
 
     def _flush_head(self) -> None:
         if self._head and not self.disconnected:
             self._protocol.transport.write(self._head)
             self._head = b""
 
-    def _send_body(self, body: bytes, *, more: bool) -> None:
+    def _send_body(self, body: bytes, more: bool) -> None:  # noqa: FBT001 - hot
         head, self._head = self._head, b""
-        if self.chunked:
-            data = b"%b%x\r\n%b\r\n" % (head, len(body), body) if body else head
-            if not more:
-                data += b"0\r\n\r\n"
-        elif self._left == NO_BODY:
-            data = head
-        else:
-            if not self.ends_at_close:
-                self._left -= len(body)
-                if self._left < 0:
-                    raise RuntimeError("Response content longer than Content-Length")
-                if self._left and not more:
-                    raise RuntimeError("Response content shorter than Content-Length")
+        if self.more and head and not more and self.keep_alive:
+            # It ends while the upload still runs, and so does the connection.
+            head = head[:-2] + b"connection: close\r\n\r\n"
+        left = self._left
+        if left >= 0:
+            self._left = left = left - len(body)
+            if left < 0:
+                raise RuntimeError("Response content longer than Content-Length")
+            if left and not more:
+                raise RuntimeError("Response content shorter than Content-Length")
             data = head + body if head else body
+        elif left == CHUNKED:
+            data = self._chunk(head, body, more)
+        elif left <= ENDED:
+            raise RuntimeError("Response content behind its end")
+        else:
+            data = head if left == NO_BODY else head + body
         if data:
             self._protocol.transport.write(data)
         if not more:
-            self.complete = True
-            if self._waiters:
-                self._wake()
-            self._protocol.answered(self)
+            if self._trailers is None:
+                self._end()
+            else:
+                self._left = ENDED_CHUNKS if left == CHUNKED else ENDED
+
+    def _chunk(self, head: bytes, body: bytes, more: bool) -> bytes:  # noqa: FBT001 - hot
+        last = b"" if more or self._trailers is not None else b"0\r\n\r\n"
+        return b"".join((head, b"%x\r\n" % len(body), body, b"\r\n", last)) if body else head + last
+
+    def _end(self) -> None:
+        self.complete = True
+        if self.waiters:
+            self.wake()
+        self._protocol.answered(self)
+
+    def _send_early_hint(self, links: Iterable[bytes]) -> None:
+        """A 103 before the answer, for those who know interim answers (RFC 8297)."""
+        if self.scope["http_version"] != "1.0":
+            lines = field_lines((b"link", link) for link in links)
+            self._protocol.transport.write(b"%b\r\n%b\r\n" % (STATUS_LINES[103], lines))
+
+    def _send_trailers(self, headers: Iterable[Header], *, more: bool) -> None:
+        """Trailers, if they can be sent and the client said that it can use them (RFC 9110 section 6.5)."""
+        trailers = self._trailers = [*(self._trailers or ()), *headers]
+        if more:
+            return
+        if self._left == ENDED_CHUNKS:
+            wanted = "http.response.trailers" in self.scope["extensions"]
+            self._protocol.transport.write(b"0\r\n%b\r\n" % (field_lines(trailers) if wanted else b""))
+        self._end()

@@ -9,7 +9,6 @@ from asgi_gateway.types import Headers
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
-_TARGET = re.compile(rb"[\x21\x22\x24-\x7e]*")
 _LENGTH_DIGITS: Final = 18
 
 
@@ -24,15 +23,16 @@ class Refused(Exception):
 class Head:
     """The headers of a request that decide where it ends and where it goes."""
 
-    # The defaults stand on the class, so that making one costs next to nothing.
-    host: bytes | None = None
-    length: int | None = None
-    chunked = False
-    expects_continue = False
-    upgrade: bytes | None = None
+    __slots__ = ("chunked", "expects_continue", "host", "length", "takes_trailers", "upgrade", "version")
 
     def __init__(self, version: str) -> None:
         self.version = version
+        self.host: bytes | None = None
+        self.length: int | None = None
+        self.chunked = False
+        self.expects_continue = False
+        self.upgrade: bytes | None = None
+        self.takes_trailers = False
 
     @property
     def has_body(self) -> bool:
@@ -61,6 +61,10 @@ class Head:
     def take_upgrade(self, value: bytes) -> None:
         self.upgrade = value.lower()
 
+    def take_te(self, value: bytes) -> None:
+        if self.version == "1.1" and b"trailers" in {coding.strip().lower() for coding in value.split(b",")}:
+            self.takes_trailers = True
+
 
 _TAKE: Final = {
     b"host": Head.take_host,
@@ -68,18 +72,40 @@ _TAKE: Final = {
     b"transfer-encoding": Head.take_coding,
     b"expect": Head.take_expectation,
     b"upgrade": Head.take_upgrade,
+    b"te": Head.take_te,
 }
 
 
-def read_head(version: str, headers: Headers, good_host: bytes | None) -> Head:
+PLAIN: Final = Head("1.1")
+"""Any head that holds the known Host, perhaps a good Content-Length, and nothing else that decides."""
+
+_SPECIAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te"})
+
+
+def read_head(version: str, headers: Headers, good_host: bytes) -> Head:
     """What the headers, names in lower case, say of a request's end and way; raises `Refused`.
 
-    `good_host` is a Host that this connection has had checked before.
+    `good_host` is the Host that this connection has had checked before, empty if none was. `PLAIN` is
+    returned for most requests after the first of a connection, which need no further look.
     """
+    fields = dict(headers)
+    if (
+        fields.get(b"host") == good_host
+        and len(fields) == len(headers)
+        and _SPECIAL.isdisjoint(fields)
+        and version == "1.1"
+        and good_host
+    ):
+        length = fields.get(b"content-length")
+        if length is None or (len(length) <= _LENGTH_DIGITS and length.isdigit()):
+            return PLAIN
+    return _read_with_care(version, headers, fields)
+
+
+def _read_with_care(version: str, headers: Headers, fields: dict[bytes, bytes]) -> Head:
     if version not in ("1.1", "1.0"):
         raise Refused(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
     head = Head(version)
-    fields = dict(headers)
     if len(fields) == len(headers):
         for name in _TAKE.keys() & fields.keys():
             _TAKE[name](head, fields[name])
@@ -93,14 +119,14 @@ def read_head(version: str, headers: Headers, good_host: bytes | None) -> Head:
     if host is None:
         if version == "1.1":
             raise Refused(400, "it has no Host")
-    elif host != good_host and not _HOST.fullmatch(host):
+    elif not _HOST.fullmatch(host):
         raise Refused(400, "its Host is not a host")
     return head
 
 
 def read_target(method: bytes, target: bytes, host: bytes | None) -> tuple[bytes, bytes]:
     """Path and query of a target in any of its forms (RFC 9112 section 3.2); raises `Refused`."""
-    if not _TARGET.fullmatch(target):
+    if 35 in target or not target.isascii():  # 35 is '#'; llhttp lets neither a control nor a space through
         raise Refused(400, "its target holds a character that no URL has")
     if method == b"CONNECT":
         raise Refused(501, "CONNECT is not served")

@@ -18,6 +18,7 @@ class Reply:
     raw_head: bytes
     body: bytes = b""
     interim: list[int] = field(default_factory=list)
+    trailers: list[bytes] = field(default_factory=list)
     closed: bool = False
 
     def all(self, name: str) -> list[bytes]:
@@ -70,7 +71,8 @@ class Client:
         elif reply.header("transfer-encoding"):
             while size := int(await reader.readuntil(b"\r\n"), 16):
                 reply.body += (await reader.readexactly(size + 2))[:-2]
-            assert await reader.readexactly(2) == b"\r\n"
+            while line := (await reader.readuntil(b"\r\n"))[:-2]:
+                reply.trailers.append(line)
         elif length is not None:
             reply.body = await reader.readexactly(int(length))
         else:

@@ -32,6 +32,8 @@ async def test_the_scope(http: Any) -> None:
     host, port = scope.pop("client")
     assert (host, port > 0) == ("127.0.0.1", True)
     assert scope.pop("server") == ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    extensions = scope.pop("extensions", {})
+    assert set(extensions) == ({"http.response.early_hint"} if http is HttpProtocol else set())
     assert scope == {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},

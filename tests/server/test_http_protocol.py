@@ -184,6 +184,7 @@ async def test_an_answer_before_the_upload_ends_is_readable_and_ends_the_connect
         received = await client.rest()
     assert received.startswith(b"HTTP/1.1 413")
     assert received.count(b"HTTP/1.1") == 1
+    assert received.partition(b"\r\n\r\n")[0].endswith(b"\r\nconnection: close")
 
 
 async def test_http_1_0_gets_no_chunks_and_a_closed_connection() -> None:
@@ -229,6 +230,25 @@ async def test_headers_do_not_wait_for_a_body_that_is_late() -> None:
         assert b"late" in await client.until(b"0\r\n\r\n")
 
 
+@pytest.mark.parametrize("name", [b"", b"x y", b"x:", b"x\r\ny", b"X\xe9", b"x\0"])
+async def test_the_name_of_a_response_header_must_be_one(name: bytes) -> None:
+    async def naming(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b"), (name, b"1")]})
+        await send({"type": "http.response.body"})
+
+    assert (await ask(naming, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).startswith(b"HTTP/1.1 500")
+
+
+async def test_any_good_name_of_a_response_header_passes_as_it_is() -> None:
+    async def naming(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"X_Y!#$%&'*+.^`|~", b"1"), (b"9", b"2"), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body"})
+
+    received = await ask(naming, b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    assert b"\r\nX_Y!#$%&'*+.^`|~: 1\r\n9: 2\r\n" in received
+
+
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\0b"])
 async def test_a_response_header_cannot_become_two(value: bytes) -> None:
     async def splitting(scope: Scope, receive: Receive, send: Send) -> None:
@@ -263,6 +283,7 @@ class Impatient(HttpProtocol):
     [
         (b"", b""),
         (b"GET / HT", b"HTTP/1.1 408"),
+        (b"G", b"HTTP/1.1 408"),
         (b"GET / HTTP/1.1\r\nHost: h\r\nX-Slow: ", b"HTTP/1.1 408"),
         (post(b"Content-Length: 100", body=b"x"), b"HTTP/1.1 408"),
         (post(CHUNKED, body=b"5\r\nhel"), b"HTTP/1.1 408"),
@@ -289,6 +310,31 @@ async def test_trickling_does_not_buy_time() -> None:
         trickling = asyncio.create_task(trickle())
         assert (await client.rest()).startswith(b"HTTP/1.1 408")
         trickling.cancel()
+
+
+async def test_a_head_that_begins_behind_a_request_has_no_longer() -> None:
+    app = Recorder()
+    async with serve(app, http=Impatient, lifespan="off", timeout_keep_alive=60) as server:
+        async with RawClient(server.url) as client:
+            await client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\nG")
+            assert (await client.rest()).count(b"HTTP/1.1 408") == 1
+    assert len(app.requests) == 1
+
+
+async def test_empty_lines_between_requests_do_not_keep_a_connection() -> None:
+    async with serve(Recorder(), http=Impatient, lifespan="off", timeout_keep_alive=0.3) as server:
+        async with RawClient(server.url) as client:
+            await client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            await client.answer()
+
+            async def drip() -> None:
+                while True:
+                    client.write(b"\r\n")
+                    await asyncio.sleep(0.05)
+
+            dripping = asyncio.create_task(drip())
+            assert await client.rest() == b""
+            dripping.cancel()
 
 
 async def test_idle_connections_end_and_busy_ones_do_not() -> None:

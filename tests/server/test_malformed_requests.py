@@ -70,6 +70,27 @@ async def test_what_is_malformed_is_refused_and_reaches_no_app(family: Any) -> N
     assert wrong == []
 
 
+PLAIN = b"GET /plain HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+async def test_it_is_refused_behind_a_good_request_too(family: Any) -> None:
+    """From the second request of a connection on, a plain head takes a shorter way."""
+    app = Recorder()
+    wrong: list[object] = []
+    async with listening(app, ws="none") as server:
+        for name, raw in family():
+            async with RawClient(server.url) as client:
+                await client.send(PLAIN)
+                assert (await client.answer()).status == 200
+                client.write(raw + SMUGGLED)
+                received = await client.rest()
+            if int(received[9:12] or 0) not in STATUSES or len(app.requests) != 1:
+                wrong.append((name, received[:12], app.requests))
+            app.requests = []
+    assert wrong == []
+
+
 def test_there_are_as_many_cases_as_the_documents_say_and_each_has_a_name_of_its_own() -> None:
     names = [(kind, name) for kind, family in FAMILIES.items() for name, _ in cases(family)]
     assert len(set(names)) == len(names)
