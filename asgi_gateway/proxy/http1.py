@@ -64,7 +64,7 @@ def request_head(request: UpstreamRequest) -> bytes:
     if request.trailers:
         lines += [b"te: trailers", b"connection: te"]
     head = b"\r\n".join(lines)
-    if head.count(b"\n") >= len(lines) or head.count(b"\r") >= len(lines) or b"\0" in head:
+    if head.count(b"\n") >= len(lines) or head.count(b"\r") >= len(lines) or 0 in head:
         raise MalformedRequest("a control character in the request target or a header")
     return head + b"\r\n\r\n"
 

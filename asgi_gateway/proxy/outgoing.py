@@ -21,6 +21,9 @@ _HTTP_SCHEMES: Final = {"ws": "http", "wss": "https"}
 _Facts: TypeAlias = tuple[str, str, str, bytes, bytes]
 """Peer, scheme, HTTP version, Host and stripped prefix of a request."""
 
+_HASH: Final = ord("#")
+_SPACE: Final = ord(" ")
+
 _STAMPS: Final = 1024
 """Clients for whom the gateway's own headers are remembered."""
 
@@ -101,6 +104,6 @@ class Outgoing:
             raise MalformedRequest("its raw path does not spell out the routed prefix")
         query: bytes | None = scope.get("query_string")
         target = b"%b%b?%b" % (self._base_path, path, query) if query else self._base_path + path
-        if b"#" in target or b" " in target:
+        if _HASH in target or _SPACE in target:
             raise MalformedRequest("its target holds a character that no URL has")
         return target

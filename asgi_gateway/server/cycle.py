@@ -109,19 +109,23 @@ class Cycle:
 
     async def run(self, app: ASGIApp) -> None:
         protocol = self._protocol
+        failed = False
         try:
-            await app(self.scope, self.receive, self.send)
-        except ResponseAborted:
-            protocol.abort(self)
-        except Exception:
-            _logger.exception("Exception in ASGI application")
-            await self._fail()
-        except asyncio.CancelledError:
-            protocol.abort(self)
-            raise
-        else:
-            if not self.complete and not self.disconnected:
-                _logger.error("ASGI callable returned without completing its response.")
+            try:
+                await app(self.scope, self.receive, self.send)
+            except ResponseAborted:
+                protocol.abort(self)
+            except Exception:
+                _logger.exception("Exception in ASGI application")
+                failed = True
+            except asyncio.CancelledError:
+                protocol.abort(self)
+                raise
+            else:
+                if not self.complete and not self.disconnected:
+                    _logger.error("ASGI callable returned without completing its response.")
+                    failed = True
+            if failed:
                 await self._fail()
         finally:
             protocol.server_state.tasks.discard(self.task)

@@ -90,9 +90,17 @@ async def ask(port: int, request: bytes) -> Answer:
         await asyncio.wait([sending])
         if not sending.cancelled():
             sending.exception()  # what was sent in vain shows in the answer
-    status = re.match(rb"HTTP/1\.\d (\d{3})", client.received)
-    ending: Ending = "never" if not ended else "whole" if is_whole(client.received) else "broken"
+    final = without_interim(client.received)
+    status = re.match(rb"HTTP/1\.\d (\d{3})", final)
+    ending: Ending = "never" if not ended else "whole" if is_whole(final) else "broken"
     return Answer(int(status[1]) if status else 0, ending, time.monotonic() - began, client.received)
+
+
+def without_interim(received: bytes) -> bytes:
+    """The final answer and what follows it: some servers pass early hints on before it."""
+    while received.startswith(b"HTTP/1.1 1") and not received.startswith(b"HTTP/1.1 101"):
+        received = received.partition(b"\r\n\r\n")[2]
+    return received
 
 
 def is_whole(received: bytes) -> bool:

@@ -333,13 +333,12 @@ class AnyHistory(RuleBasedStateMachine):
         closed = self.breaker.state(self.now) == "closed"
         assert (permit is not None) == (closed and self.breaker._failed + self.breaker._broken == 0)
         if permit is not None:
-            before = copy.deepcopy(vars(self.breaker) | {"_permit": None, "untroubled": None})
+            before = {name: copy.copy(value) for name, value in vars(self.breaker).items()}
             assert self.breaker.acquire(self.now) is permit
             assert self.breaker.succeeded(permit, self.now) is None
             self.breaker.completed(permit)
             self.breaker.release(permit)
-            assert vars(self.breaker) | {"_permit": None, "untroubled": None} == before
-            assert self.breaker.untroubled is permit
+            assert vars(self.breaker) == {**before, "_permit": permit, "untroubled": permit}
 
     @invariant()
     def no_more_probes_are_out_than_allowed(self) -> None:
