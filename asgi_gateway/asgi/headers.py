@@ -1,13 +1,14 @@
 """Header lists as ASGI carries them: pairs of bytes, order and repetition kept.
 
 Names are compared in lower case: ASGI asks for it, but requests need not obey and Django's
-responses do not.
+responses do not. A pair may be a list, and headers any iterable, so nothing here takes them for more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
+from typing import Any
 
 from asgi_gateway.types import Header, Headers
 
@@ -19,12 +20,14 @@ def get_header(headers: Sequence[Header], name: bytes) -> bytes | None:
     fields = dict(reversed(headers))  # the first of several wins
     if b"".join(fields).islower():
         return fields.get(name)
-    return next((value for key, value in headers if key.lower() == name), None)
+    values = get_all(headers, name)
+    return values[0] if values else None
 
 
 def get_all(headers: Iterable[Header], name: bytes) -> list[bytes]:
     """Every value of a header in order, `name` in lower case."""
-    return [value for key, value in headers if key.lower() == name]
+    pairs: Iterable[Any] = headers
+    return [value for key, value in pairs if key.lower() == name]
 
 
 def fields_of(headers: Headers) -> dict[bytes, bytes] | None:
@@ -39,7 +42,7 @@ def fields_of(headers: Headers) -> dict[bytes, bytes] | None:
 
 def without(headers: Iterable[Header], names: frozenset[bytes]) -> Headers:
     """A copy of the headers less those named, `names` in lower case."""
-    copy = [*headers]
+    copy: list[Any] = [*headers]
     fields = dict(copy)
     if not names.isdisjoint(fields) or not b"".join(fields).islower():
         copy = [pair for pair in copy if pair[0].lower() not in names]
@@ -48,7 +51,7 @@ def without(headers: Iterable[Header], names: frozenset[bytes]) -> Headers:
 
 def replaced(headers: Iterable[Header], name: bytes, value: bytes) -> Headers:
     """A copy in which the header occurs once, with this value, at the end; `name` in lower case."""
-    copy = [*headers]
+    copy: list[Any] = [*headers]
     if name in b"\n".join(map(_NAME, copy)).lower():
         copy = [pair for pair in copy if pair[0].lower() != name]
     copy.append((name, value))

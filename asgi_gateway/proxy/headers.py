@@ -7,8 +7,9 @@ the peer is trusted (`client_address`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from asgi_gateway.asgi.headers import fields_of, get_all
 from asgi_gateway.context import Exchange
@@ -68,7 +69,7 @@ NOT_PASSED = ENDS_HERE | (_with_aliases(ENDS_HERE | OURS) - OURS)
 NOT_PASSED_TRACED = NOT_PASSED | {b"traceparent"}
 DROPPED_FROM_RESPONSE = HOP_BY_HOP | {b"x-gateway-error"}
 
-_USUAL_CONNECTION = frozenset({b"close", b"keep-alive"})
+_USUAL_CONNECTION = frozenset({b"close", b"keep-alive", b"Close", b"Keep-Alive"})
 """Values of Connection that name no header."""
 
 _UNDERSCORE: Final = ord("_")
@@ -91,17 +92,21 @@ def split_request(
     """
     not_passed = NOT_PASSED_TRACED if traced else NOT_PASSED
     fields = fields_of(headers)
-    if fields is not None and b"connection" not in fields and _UNDERSCORE not in b"".join(fields):
+    if (
+        fields is not None
+        and _UNDERSCORE not in b"".join(fields)
+        and fields.get(b"connection", b"close") in _USUAL_CONNECTION
+    ):
         ended = {name: [fields.pop(name)] for name in not_passed.intersection(fields)}
         return [*fields.items()], ended
     return _split_with_care(headers, exchange, not_passed, ENDS_HERE_TRACED if traced else ENDS_HERE)
 
 
 def _split_with_care(
-    headers: Headers, exchange: Exchange | None, not_passed: frozenset[bytes], ends_here: frozenset[bytes]
+    headers: list[Any], exchange: Exchange | None, not_passed: frozenset[bytes], ends_here: frozenset[bytes]
 ) -> tuple[Headers, Ended]:
     """The same for headers in which names repeat, are not in lower case, or hold underscores."""
-    passed: Headers = []
+    passed: list[Any] = []
     ended: Ended = {}
     for pair in headers:
         name = pair[0].lower()
@@ -128,11 +133,12 @@ def end_to_end_response(headers: Headers) -> Headers:
     return [pair for pair in kept if pair[0] not in named]
 
 
-def _without_named(passed: Headers, connection: list[bytes], exchange: Exchange | None) -> Headers:
+def _without_named(passed: list[Any], connection: list[bytes], exchange: Exchange | None) -> Headers:
     """Less what `Connection` names: of what was received, not of what a middleware put beside it."""
     named = _names_in(connection) - OURS
     received = exchange.received if exchange is not None else None
-    theirs = {(id(name), id(value)) for name, value in (passed if received is None else received)}
+    sent: Iterable[Any] = passed if received is None else received
+    theirs = {(id(name), id(value)) for name, value in sent}
     return [
         (name, value)
         for name, value in passed
@@ -145,7 +151,7 @@ def _names_in(connection: list[bytes]) -> set[bytes]:
     return {token.strip().lower() for value in connection for token in value.split(b",")}
 
 
-def _without_aliases(passed: Headers) -> Headers:
+def _without_aliases(passed: list[Any]) -> Headers:
     """Less what is the same as another name to a service that speaks CGI: the one with hyphens stays."""
     names = {name.lower() for name, _ in passed}
     return [

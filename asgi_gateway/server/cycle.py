@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from asgi_gateway.errors import ResponseAborted
 from asgi_gateway.server.lines import NAME, STATUS_LINES, are_plain, field_lines, status_line
-from asgi_gateway.types import ASGIApp, Header, Headers, Message, Scope
+from asgi_gateway.types import ASGIApp, Header, Message, Scope
 
 if TYPE_CHECKING:
     from asgi_gateway.server.protocol import HttpProtocol
@@ -73,7 +73,7 @@ class Cycle:
         self.more = True
         self._told = False
         self._left = 0
-        self._trailers: Headers | None = None
+        self._trailers: list[Any] | None = None
         self.waiters: tuple[asyncio.Future[None], ...] = ()
 
     @property
@@ -181,10 +181,9 @@ class Cycle:
         else:
             raise RuntimeError(f"Unexpected ASGI message {kind!r}.")
 
-    def _make_head(self, status: int, headers: Headers) -> bytes:
+    def _make_head(self, status: int, given: Iterable[Header]) -> bytes:
         """The status line and headers; raises `RuntimeError` where a header would become two."""
-        if type(headers) is not list:
-            headers = [*headers]
+        headers: list[Any] = given if type(given) is list else [*given]
         fields = dict(headers)
         names = b"".join([*fields])
         protocol = self._protocol
@@ -216,9 +215,9 @@ class Cycle:
         lines.append(b"\r\n")
         return b"\r\n".join(lines)
 
-    def _with_care(self, headers: Headers) -> tuple[Headers, dict[bytes, bytes]]:
+    def _with_care(self, headers: list[Any]) -> tuple[list[Any], dict[bytes, bytes]]:
         """The app's headers without those that are ours to say, and the same by name."""
-        kept: Headers = []
+        kept: list[Any] = []
         for name, value in headers:
             lowered = name.lower()
             if not NAME.fullmatch(name):
@@ -243,7 +242,7 @@ class Cycle:
             self._protocol.transport.write(self._head)
             self._head = b""
 
-    def _send_body(self, body: bytes, more: bool) -> None:  # noqa: FBT001 - hot
+    def _send_body(self, body: Any, more: bool) -> None:  # noqa: FBT001 - hot
         head, self._head = self._head, b""
         if self.more and head and not more and self.keep_alive:
             # It ends while the upload still runs, and so does the connection.
@@ -270,7 +269,7 @@ class Cycle:
             else:
                 self._left = ENDED_CHUNKS if left == CHUNKED else ENDED
 
-    def _chunk(self, head: bytes, body: bytes, more: bool) -> bytes:  # noqa: FBT001 - hot
+    def _chunk(self, head: bytes, body: Any, more: bool) -> bytes:  # noqa: FBT001 - hot
         last = b"" if more or self._trailers is not None else b"0\r\n\r\n"
         return b"".join((head, b"%x\r\n" % len(body), body, b"\r\n", last)) if body else head + last
 
