@@ -35,26 +35,43 @@ trace_id_var: ContextVar[str | None] = ContextVar("asgi_gateway.trace_id", defau
 class Exchange:
     """What became of one request, filled in by whichever layer learns it. Durations are seconds.
 
-    The defaults stand on the class, so that beginning one costs next to nothing.
+    `received` are the headers as the client sent them, if known; what a middleware adds is not among them.
     """
 
-    attempts: int = 0
-    breaker_state: str | None = None
-    endpoint: str | None = None
-    failure: Failure | None = None
-    first_byte_seconds: float | None = None
-    rate_limit: Window | None = None
-    received: Iterable[Header] | None = None
-    """The headers as the client sent them, if known; what a middleware adds is not among them."""
-    route: str | None = None
-    service: str | None = None
-    tried: tuple[object, ...] = ()
-    upstream_seconds: float | None = None
-    upstream_status: int | None = None
+    __slots__ = (
+        "attempts",
+        "breaker_state",
+        "endpoint",
+        "failure",
+        "first_byte_seconds",
+        "rate_limit",
+        "received",
+        "route",
+        "service",
+        "tried",
+        "upstream_seconds",
+        "upstream_status",
+    )
+
+    def __init__(self, received: Iterable[Header] | None = None) -> None:
+        self.received = received
+        self.attempts = 0
+        self.breaker_state: str | None = None
+        self.endpoint: str | None = None
+        self.failure: Failure | None = None
+        self.first_byte_seconds: float | None = None
+        self.rate_limit: Window | None = None
+        self.route: str | None = None
+        self.service: str | None = None
+        self.tried: tuple[object, ...] = ()
+        self.upstream_seconds: float | None = None
+        self.upstream_status: int | None = None
 
     def __repr__(self) -> str:
-        known = {name: value for name, value in vars(self).items() if name != "received"}  # holds secrets
-        return f"<Exchange {' '.join(f'{name}={value!r}' for name, value in sorted(known.items()))}>"
+        known = (
+            (name, getattr(self, name)) for name in self.__slots__ if name != "received"
+        )  # holds secrets
+        return f"<Exchange {' '.join(f'{name}={value!r}' for name, value in known if value)}>"
 
 
 def join_exchange(scope: Scope) -> tuple[Scope, Exchange]:
@@ -62,6 +79,5 @@ def join_exchange(scope: Scope) -> tuple[Scope, Exchange]:
     exchange: Exchange | None = scope.get(EXCHANGE)
     if exchange is not None:
         return scope, exchange
-    exchange = Exchange()
-    exchange.received = scope.get("headers")
+    exchange = Exchange(scope.get("headers"))
     return {**scope, EXCHANGE: exchange}, exchange

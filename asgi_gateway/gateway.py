@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.chain import ChainError, build_chain
 from asgi_gateway.config import (
     Config,
@@ -80,7 +81,9 @@ class Gateway:
         if self._lifecycle.phase == "starting" and not self._has_lifespan:
             self._lifecycle.phase = "serving"
         scope, _ = join_exchange(scope)  # before any middleware adds to what the client sent
-        await self._live.app(scope, receive, send)
+        inner = self._live.app(scope, receive, send)
+        del scope
+        await inner
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start inner apps after ourselves and stop them before (ASGI lifespan specification 2.0)."""
@@ -159,7 +162,7 @@ def _compile(config: Config, app: ASGIApp | None, runtime: Runtime) -> Generatio
         mistakes.append(config.mistake(error.spec.path, str(error)))
     if mistakes:
         raise ConfigError(mistakes)
-    return Generation(_guarded(outer, config.middleware), mounted, tuple(proxies))
+    return Generation(direct(_guarded(outer, config.middleware)), mounted, tuple(proxies))
 
 
 def _guarded(app: ASGIApp, chain: tuple[MiddlewareSpec, ...]) -> ASGIApp:

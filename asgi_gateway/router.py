@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.headers import get_header
 from asgi_gateway.asgi.paths import PathPattern, climbs_out, request_path, resolved
 from asgi_gateway.context import ROUTE, SERVICE, STRIPPED_PREFIX, join_exchange
@@ -15,6 +16,7 @@ from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.max_forwards import LIMITED, limited, own_options
 from asgi_gateway.types import ASGIApp, Receive, Scope, Send
 
+_TWO_READINGS: Final = Problem(400, Failure("bad_request", "client"), "The path can be read in two ways.")
 _USUAL_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 
 
@@ -37,12 +39,15 @@ class ServiceRoute:
 
     _told: dict[str, Any] = field(init=False, repr=False, compare=False)
     """What it adds to every scope."""
+    entrance: ASGIApp = field(init=False, repr=False, compare=False)
+    """What to call for its app."""
 
     def __post_init__(self) -> None:
         told: dict[str, Any] = {SERVICE: self.service, ROUTE: self.pattern}
         if self.strip_prefix and not self.mounted:
             told[STRIPPED_PREFIX] = self.strip_prefix.encode("utf-8")
         object.__setattr__(self, "_told", told)
+        object.__setattr__(self, "entrance", direct(self.app))
 
     def enter(self, scope: Scope) -> Scope:
         """The scope as the service's chain sees it."""
@@ -83,27 +88,38 @@ class Router:
         self._longest = max(map(len, self._below), default=0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.enter_asgi(scope, receive, send)
+
+    def enter_asgi(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Choose who answers; see `asgi_gateway.asgi.calls.direct`."""
         scope, exchange = join_exchange(scope)
         spelled = request_path(scope)
         path = resolved(spelled)
         route = self._match(path, scope)
         if path is not spelled and self._has_two_readings(spelled, scope, route):
-            refusal = Problem(400, Failure("bad_request", "client"), "The path can be read in two ways.")
-            await refusal(scope, receive, send)
-        elif route is not None:
-            exchange.service = route.service
-            exchange.route = route.pattern
-            app = route.app
-            if scope.get("method") in LIMITED and not route.mounted:
-                scope, answer = limited(scope, partial(self._allowed, path, scope))
-                app = answer or app
-            await app(route.enter(scope), receive, send)
-        elif self._fallback is not None:
-            await self._fallback(scope, receive, send)
-        elif path == "*" and scope.get("method") == "OPTIONS":
-            await own_options("")(scope, receive, send)
-        else:
-            await _unrouted(self._allowed(path, scope))(scope, receive, send)
+            return _TWO_READINGS(scope, receive, send)
+        if route is None:
+            return self._unrouted(path, scope)(scope, receive, send)
+        exchange.service = route.service
+        exchange.route = route.pattern
+        app = route.entrance
+        if scope.get("method") in LIMITED and not route.mounted:
+            scope, answer = limited(scope, partial(self._allowed, path, scope))
+            app = answer or app
+        return app(route.enter(scope), receive, send)
+
+    def _unrouted(self, path: str, scope: Scope) -> ASGIApp:
+        """Who answers what no route wants."""
+        if self._fallback is not None:
+            return self._fallback
+        if path == "*" and scope.get("method") == "OPTIONS":
+            return own_options("")
+        allowed = self._allowed(path, scope)
+        if not allowed:
+            return Problem(404, Failure("route_not_found", "gateway"), "No route leads here.")
+        failure = Failure("method_not_allowed", "gateway")
+        headers = [(b"allow", allowed.encode("ascii"))]
+        return Problem(405, failure, "The route does not take this method.", headers=headers)
 
     def _has_two_readings(self, spelled: str, scope: Scope, route: ServiceRoute | None) -> bool:
         """Whether the spelled path leads elsewhere, or out of what the service is shown of itself."""
@@ -151,11 +167,3 @@ def _host(scope: Scope) -> str:
     if value.startswith("["):
         return value.partition("]")[0] + "]"
     return value.partition(":")[0].rstrip(".")
-
-
-def _unrouted(allowed: str) -> Problem:
-    if not allowed:
-        return Problem(404, Failure("route_not_found", "gateway"), "No route leads here.")
-    failure = Failure("method_not_allowed", "gateway")
-    headers = [(b"allow", allowed.encode("ascii"))]
-    return Problem(405, failure, "The route does not take this method.", headers=headers)

@@ -17,5 +17,8 @@ def direct(app: ASGIApp) -> ASGIApp:
     """
     owner = next((cls for cls in type(app).__mro__ if "__call__" in vars(cls)), None)
     members = vars(owner) if owner is not None else {}
-    call = members.get("enter_asgi", members.get("__call__"))
+    if "enter_asgi" in members:
+        enter: ASGIApp = app.enter_asgi  # type: ignore[attr-defined]
+        return enter
+    call = members.get("__call__")
     return MethodType(call, app) if isinstance(call, FunctionType) else app

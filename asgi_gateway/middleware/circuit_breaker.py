@@ -87,7 +87,9 @@ class CircuitBreakerMiddleware:
             return send(message)
 
         try:
-            await self.app(scope, receive, observing)
+            inner = self.app(scope, receive, observing)
+            del scope
+            await inner
             if begun and permit is not policy.untroubled and exchange.failure is None:
                 policy.completed(permit)
         except BaseException as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, TypeAlias
 
@@ -57,14 +57,19 @@ class HealthMiddleware:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.enter_asgi(scope, receive, send)
+
+    def enter_asgi(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Choose who answers; see `asgi_gateway.asgi.calls.direct`."""
         # One search rules most paths out, wherever the application is mounted.
         if scope["type"] != "http" or self._path not in scope["path"]:
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         report = self._reports.get(request_path(scope))
         if report is None:
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
+        return self._answer(report, scope, receive, send)
+
+    async def _answer(self, report: _Report, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD"):
             await _method_not_allowed()(scope, receive, send)
             return

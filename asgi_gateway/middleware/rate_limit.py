@@ -144,22 +144,23 @@ class RateLimitMiddleware:
         self._hit = self.storage.counting(self.limits, cost)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.enter_asgi(scope, receive, send)
+
+    def enter_asgi(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Count the request and choose who answers; see `asgi_gateway.asgi.calls.direct`."""
         if scope["type"] not in ("http", "websocket") or (
             self._exempt_part in scope["path"] and self._is_exempt(scope)
         ):
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         exchange: Exchange | None = scope.get(EXCHANGE)
         if exchange is None:
             scope, exchange = join_exchange(scope)
         key = self._key(scope)
         if key is None:
             if self._on_missing_key == "reject":
-                await _NO_KEY(scope, receive, send)
-                return
+                return _NO_KEY(scope, receive, send)
             if self._on_missing_key == "skip":
-                await self.app(scope, receive, send)
-                return
+                return self.app(scope, receive, send)
             key = self._address_instead(scope)
         window = self._hit(key)
         outer = exchange.rate_limit
@@ -168,11 +169,10 @@ class RateLimitMiddleware:
         else:  # a limiter further out reports for all
             exchange.rate_limit = tightest(window, outer)
         if window.retry_after:
-            await _refusal(window)(scope, receive, send)
-        elif outer is not None or scope["type"] == "websocket":
-            await self.app(scope, receive, send)
-        else:
-            await self.app(scope, receive, _reporting(exchange, window, send))
+            return _refusal(window)(scope, receive, send)
+        if outer is not None or scope["type"] == "websocket":
+            return self.app(scope, receive, send)
+        return self.app(scope, receive, _reporting(exchange, window, send))
 
     def _is_exempt(self, scope: Scope) -> bool:
         """A path is, if it is in every reading: some services resolve dot segments, some do not."""

@@ -78,7 +78,9 @@ class ProxyApp:
         client = Client(receive)
         self._watches.start(client)
         try:
-            await self._forward(scope, send, exchange, client)
+            forwarding = self._forward(scope, send, exchange, client)
+            del scope
+            await forwarding
         except ClientDisconnected:
             exchange.failure = CLIENT_LEFT
         except asyncio.CancelledError:
@@ -122,7 +124,7 @@ class ProxyApp:
         exchange.upstream_status = response.status
         exchange.first_byte_seconds = clock.monotonic() - started
         trailers = request.trailers and may_have_trailers(response)
-        del request, headers, ended, body, target  # a stream may last for hours
+        del scope, request, headers, ended, body, target  # a stream may last for hours
         try:
             await _pass_on(response, send, client, trailers=trailers)
         except UpstreamError as error:
