@@ -7,9 +7,9 @@ request that survives copies of the scope by reference.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from asgi_gateway.errors import Failure
 from asgi_gateway.types import Header, Scope
@@ -27,6 +27,10 @@ ROUTE: Final = "asgi_gateway.route"
 STRIPPED_PREFIX: Final = "asgi_gateway.stripped_prefix"
 DEADLINE: Final = "asgi_gateway.deadline"
 ATTEMPT: Final = "asgi_gateway.attempt"
+ON_DISCONNECT: Final = "asgi_gateway.on_disconnect"
+"""A function of our own server: have a callback called when the client leaves; returns what takes it back."""
+
+OnDisconnect: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
 
 request_id_var: ContextVar[str | None] = ContextVar("asgi_gateway.request_id", default=None)
 trace_id_var: ContextVar[str | None] = ContextVar("asgi_gateway.trace_id", default=None)

@@ -75,7 +75,7 @@ class ProxyApp:
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
             return
-        client = Client(receive)
+        client = Client(scope, receive)
         self._watches.start(client)
         try:
             forwarding = self._forward(scope, send, exchange, client)
@@ -89,7 +89,7 @@ class ProxyApp:
             exchange.failure = CLIENT_LEFT
         finally:
             self._watches.cancel(client)
-            if client.watcher is not None:
+            if client.watching:
                 await client.stop_watching()
 
     async def warm(self) -> None:

@@ -1,16 +1,17 @@
 """The client's side of an exchange: its upload, and whether it is still there.
 
 A client who leaves is noticed by listening to `receive`: inside the upload by the upload itself,
-afterwards by a task. That task is begun only for an exchange older than `WATCH_AFTER`, so that a
-short exchange costs neither a task nor a timer.
+afterwards by a task, or under our own server by a callback. Either is begun only for an exchange older
+than `WATCH_AFTER`, so that a short exchange costs neither a task nor a timer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+from asgi_gateway.context import ON_DISCONNECT, OnDisconnect
 from asgi_gateway.errors import ClientDisconnected
 from asgi_gateway.proxy.headers import Ended
 from asgi_gateway.proxy.transport import MalformedRequest
@@ -29,13 +30,16 @@ class Client:
 
     # The defaults stand on the class, so that making one costs next to nothing.
     answered = False
-    watcher: asyncio.Task[None] | None = None
+    watching = False
+    _watcher: asyncio.Task[None] | None = None
+    _forget: Callable[[], None] | None = None
     _left = False
     _old = False
     _uploaded = False
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive) -> None:
         self.receive = receive
+        self._on_disconnect: OnDisconnect | None = scope.get(ON_DISCONNECT)
         self._task = task = asyncio.current_task()
         self._cancelling = task.cancelling() if task is not None else 0
 
@@ -76,11 +80,18 @@ class Client:
             self._watch()
 
     def _watch(self) -> None:
-        self.watcher = asyncio.ensure_future(self._until_gone())
+        self.watching = True
+        if self._on_disconnect is not None:
+            self._forget = self._on_disconnect(self._gone)
+        else:
+            self._watcher = asyncio.ensure_future(self._until_gone())
 
     async def _until_gone(self) -> None:
         while (await self.receive())["type"] != "http.disconnect":
             pass
+        self._gone()
+
+    def _gone(self) -> None:
         if not self.answered and self._task is not None:
             self._left = True
             self._task.cancel()
@@ -90,7 +101,10 @@ class Client:
         return self._left and self._task is not None and self._task.uncancel() <= self._cancelling
 
     async def stop_watching(self) -> None:
-        watcher = self.watcher
+        """To be awaited where it is `watching`."""
+        if self._forget is not None:
+            self._forget()
+        watcher = self._watcher
         if watcher is None:
             return
         watcher.cancel()

@@ -27,6 +27,7 @@ import logging
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -34,6 +35,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
+from asgi_gateway.context import ON_DISCONNECT
 from asgi_gateway.server.cycle import Cycle
 from asgi_gateway.server.head import PLAIN, Head, Refused, read_head, read_target
 from asgi_gateway.server.lines import STATUS_LINES
@@ -61,6 +63,7 @@ class HttpProtocol(asyncio.Protocol):
         "_cycle",
         "_drained",
         "_due",
+        "_farewell",
         "_good_host",
         "_handshake",
         "_headers",
@@ -137,6 +140,7 @@ class HttpProtocol(asyncio.Protocol):
         self._good_host = b""
         self._drained: tuple[asyncio.Future[None], ...] = ()
         self._read_paused = False
+        self._farewell: Callable[[], None] | None = None
         # The request whose head arrives. Two of the parser's callbacks are methods of lists, which cost
         # less than any of Python.
         self._between = [True]
@@ -175,6 +179,7 @@ class HttpProtocol(asyncio.Protocol):
             "scheme": "https" if is_ssl(self.transport) else "http",
             "root_path": self.config.root_path,
             "extensions": {"http.response.early_hint": {}},
+            ON_DISCONNECT: self.on_disconnect,
             # Filled in for each request: a copy of all keys costs a quarter of what adding them does.
             "http_version": "1.1",
             "method": "",
@@ -230,6 +235,25 @@ class HttpProtocol(asyncio.Protocol):
         self._waiting.clear()
         self.resume_writing()
         self._parser = None
+        self._base = {}
+        farewell, self._farewell = self._farewell, None
+        if farewell is not None:
+            farewell()
+
+    def on_disconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back when the client of the request in progress leaves; returns what takes that back.
+
+        It is what `receive` would tell, for an app that would need a task to wait there.
+        """
+
+        def forget() -> None:
+            if self._farewell is callback:
+                self._farewell = None
+
+        self._farewell = callback
+        if self._parser is None:
+            self.loop.call_soon(callback)
+        return forget
 
     def pause_writing(self) -> None:
         self.write_paused = True

@@ -9,6 +9,7 @@ import pytest
 import trustme
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from asgi_gateway.context import ON_DISCONNECT
 from asgi_gateway.server import HttpProtocol
 from asgi_gateway.testing import RawClient, read_body
 from asgi_gateway.types import Receive, Scope, Send
@@ -33,6 +34,7 @@ async def test_the_scope(http: Any) -> None:
     assert (host, port > 0) == ("127.0.0.1", True)
     assert scope.pop("server") == ("127.0.0.1", int(server.url.rpartition(":")[2]))
     extensions = scope.pop("extensions", {})
+    assert callable(scope.pop(ON_DISCONNECT, None)) == (http is HttpProtocol)
     assert set(extensions) == ({"http.response.early_hint"} if http is HttpProtocol else set())
     assert scope == {
         "type": "http",
