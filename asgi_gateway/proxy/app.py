@@ -124,7 +124,7 @@ class ProxyApp:
         exchange.upstream_status = response.status
         exchange.first_byte_seconds = clock.monotonic() - started
         trailers = request.trailers and may_have_trailers(response)
-        del scope, request, headers, ended, body, target  # a stream may last for hours
+        del scope, request, headers, ended, body, target
         try:
             await _pass_on(response, send, client, trailers=trailers)
         except UpstreamError as error:
@@ -146,6 +146,7 @@ async def _pass_on(response: UpstreamResponse, send: Send, client: Client, *, tr
         start["trailers"] = True
     await send(start)
     del start
+    response.headers = []  # a stream may last for hours
     more = True
     while more:
         body, more = response.take() or await response.read()

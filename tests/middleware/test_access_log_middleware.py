@@ -304,7 +304,7 @@ async def test_a_refused_handshake_is_logged_with_its_status(
 NUMBERS = st.integers(0, 10**12)
 SECONDS = st.floats(0, 10**6)
 TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(["/a%sb", "%", '"', "\\", "é", "\ud800", "\n"]))
-ODD = st.sampled_from([b"bytes", 1.5, object, ("a", "b"), ["a"], HTTPStatus.OK, HTTPMethod.PUT])
+ODD = st.sampled_from([None, b"bytes", 1.5, object, ("a", "b"), ["a"], HTTPStatus.OK, HTTPMethod.PUT])
 """What no value should be, and a line must be written for all the same."""
 
 optional = st.none().__or__
@@ -323,8 +323,8 @@ def exchanges(draw: st.DrawFn) -> Exchange:
     exchange = Exchange()
     for name in ("route", "service", "endpoint", "breaker_state"):
         setattr(exchange, name, draw(wrong_at_times(optional(TEXTS))))
-    for name in ("attempts", "upstream_status"):
-        setattr(exchange, name, draw(wrong_at_times(optional(NUMBERS))))
+    exchange.attempts = draw(wrong_at_times(NUMBERS))
+    exchange.upstream_status = draw(wrong_at_times(optional(NUMBERS)))
     exchange.upstream_seconds = draw(optional(SECONDS))
     exchange.first_byte_seconds = draw(optional(SECONDS))
     exchange.failure = draw(st.sampled_from([None, None, Failure("reset", "upstream")]))
