@@ -10,7 +10,7 @@ from tests.benchmarks.peers.classic import HAPROXY
 from tests.benchmarks.peers.envoy import ENVOY, ENVOY_POLICIES
 from tests.benchmarks.peers.libraries import AIOHTTP, HTTPX
 from tests.benchmarks.peers.model_gateways import LITELLM_PROXY, PORTKEY
-from tests.benchmarks.peers.ours import BARE, WHOLE, layered
+from tests.benchmarks.peers.ours import BARE, COMPILED_BARE, COMPILED_WHOLE, WHOLE, layered
 from tests.benchmarks.peers.peer import Peer
 from tests.benchmarks.works import SMALL_POST
 
@@ -63,16 +63,21 @@ def _speed(name: str, ours: Peer, theirs: Peer, limit: float) -> Bar:
     )
 
 
-def _p99(figures: Figures) -> float:
-    return _small_post(WHOLE, "p99_ms")(figures) / _small_post(ENVOY_POLICIES, "p99_ms")(figures)
+def _p99(whole: Peer) -> Callable[[Figures], float]:
+    ours, theirs = _small_post(whole, "p99_ms"), _small_post(ENVOY_POLICIES, "p99_ms")
+    return lambda figures: ours(figures) / theirs(figures)
 
 
-def _idle(key: str) -> Callable[[Figures], float]:
-    return lambda figures: _of(figures, "streams", "idle", WHOLE, key)
+def _idle(key: str, whole: Peer) -> Callable[[Figures], float]:
+    return lambda figures: _of(figures, "streams", "idle", whole, key)
+
+
+def _event(whole: Peer) -> Callable[[Figures], float]:
+    return lambda figures: _of(figures, "streams", "events", whole, "event_added_us")
 
 
 def _served(figures: Figures) -> float:
-    return _idle("served")(figures) / _idle("streams")(figures)
+    return _idle("served", WHOLE)(figures) / _idle("streams", WHOLE)(figures)
 
 
 def _gib_memory(figures: Figures) -> float:
@@ -103,29 +108,37 @@ def layer_us(figures: Figures, layers: int) -> float:
     return (with_them - without) / layers
 
 
+def _bars_of(bare: Peer, whole: Peer, how: str = "") -> list[Bar]:
+    """Those that both the gateway as it is and the compiled one are held to."""
+    return [
+        _speed(f"bare{how}, of Envoy", bare, ENVOY, 0.8),
+        _speed(f"bare{how}, of a plain aiohttp proxy", bare, AIOHTTP, 2.2),
+        _speed(f"bare{how}, of a plain httpx proxy", bare, HTTPX, 25),
+        _speed(f"whole chain{how}, of Envoy with the same policies", whole, ENVOY_POLICIES, 0.45),
+        _speed(f"whole chain{how}, of LiteLLM", whole, LITELLM_PROXY, 60),
+        _speed(f"whole chain{how}, of Portkey", whole, PORTKEY, 8),
+        _speed(f"whole chain{how}, of bare", whole, bare, 0.4),
+        Bar(f"p99 of the whole chain{how}, of Envoy's with policies", 2.5, _p99(whole), at_least=False),
+        Bar(f"added to an event, whole chain{how}", 80, _event(whole), at_least=False, unit="us"),
+        Bar(
+            f"memory of an open stream, whole chain{how}",
+            20,
+            _idle("kib_each", whole),
+            at_least=False,
+            unit="KiB",
+        ),
+    ]
+
+
 BARS = [
-    _speed("bare, of Envoy", BARE, ENVOY, 0.8),
-    _speed("bare, of a plain aiohttp proxy", BARE, AIOHTTP, 2.2),
-    _speed("bare, of a plain httpx proxy", BARE, HTTPX, 25),
-    _speed("whole chain, of Envoy with the same policies", WHOLE, ENVOY_POLICIES, 0.45),
-    _speed("whole chain, of LiteLLM", WHOLE, LITELLM_PROXY, 60),
-    _speed("whole chain, of Portkey", WHOLE, PORTKEY, 8),
-    _speed("whole chain, of bare", WHOLE, BARE, 0.4),
-    Bar("p99 of the whole chain, of Envoy's with the same policies", 2.5, _p99, at_least=False),
-    Bar(
-        "added to an event at the median, whole chain",
-        80,
-        lambda figures: _of(figures, "streams", "events", WHOLE, "event_added_us"),
-        at_least=False,
-        unit="us",
-    ),
+    *_bars_of(BARE, WHOLE),
+    *_bars_of(COMPILED_BARE, COMPILED_WHOLE, ", compiled"),
     Bar("open streams served, of those asked for", 1, _served),
-    Bar("memory of an open stream, whole chain", 20, _idle("kib_each"), at_least=False, unit="KiB"),
     Bar(
         "small requests beside open streams, of without",
         0.8,
-        _idle("beside_of_alone"),
-        by_cpu=_idle("beside_of_alone_by_cpu"),
+        _idle("beside_of_alone", WHOLE),
+        by_cpu=_idle("beside_of_alone_by_cpu", WHOLE),
     ),
     Bar("memory that 1 GiB up or down adds", 20, _gib_memory, at_least=False, unit="MB"),
     Bar(

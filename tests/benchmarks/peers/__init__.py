@@ -6,7 +6,17 @@ from tests.benchmarks.peers.classic import CADDY, HAPROXY, HAPROXY_NO_DELAY, NGI
 from tests.benchmarks.peers.envoy import ENVOY, ENVOY_POLICIES
 from tests.benchmarks.peers.libraries import AIOHTTP, ASGI_PROXY_LIB, FASTAPI_PROXY_LIB, FASTIFY, HTTPX
 from tests.benchmarks.peers.model_gateways import LITELLM_PROXY, PORTKEY
-from tests.benchmarks.peers.ours import BARE, BARE_ROOMY, OTHER_SERVERS, WHOLE, WHOLE_ROOMY, layered
+from tests.benchmarks.peers.ours import (
+    BARE,
+    BARE_ROOMY,
+    COMPILED_BARE,
+    COMPILED_WHOLE,
+    COMPILED_WHOLE_ROOMY,
+    OTHER_SERVERS,
+    WHOLE,
+    WHOLE_ROOMY,
+    layered,
+)
 from tests.benchmarks.peers.peer import Peer, Place
 
 __all__ = ["ALL", "BARE", "LAYERED", "STREAMING", "WHOLE", "YARDSTICKS", "Peer", "Place"]
@@ -26,13 +36,15 @@ ALL = [
     ASGI_PROXY_LIB,
     BARE,
     WHOLE,
+    COMPILED_BARE,
+    COMPILED_WHOLE,
     *OTHER_SERVERS,
 ]
 
 YARDSTICKS = [HAPROXY, ENVOY, ENVOY_POLICIES, BARE, WHOLE]
 """Whose weight is compared."""
 
-STREAMING = [HAPROXY_NO_DELAY, ENVOY, ENVOY_POLICIES, BARE_ROOMY, WHOLE_ROOMY]
+STREAMING = [HAPROXY_NO_DELAY, ENVOY, ENVOY_POLICIES, BARE_ROOMY, WHOLE_ROOMY, COMPILED_WHOLE_ROOMY]
 """Whose streams are compared."""
 
 LAYERED = [BARE, layered(1), layered(5), layered(10)]

@@ -12,3 +12,6 @@ LITELLM = Path(os.environ.get("BENCHMARK_LITELLM") or _CACHE / "litellm")
 
 NODE = Path(os.environ.get("BENCHMARK_NODE") or _CACHE / "node")
 """A folder that npm has installed into."""
+
+COMPILED = Path(os.environ.get("BENCHMARK_COMPILED") or _CACHE / "compiled")
+"""A virtual environment with the gateway whose core is compiled."""

@@ -10,12 +10,14 @@ from typing import Any
 
 import yaml
 
-from tests.benchmarks.peers.peer import Peer, Place, no_module
+from tests.benchmarks.peers.folders import COMPILED
+from tests.benchmarks.peers.peer import Peer, Place, no_file, no_module
 
 Config = dict[str, Any]
 
 _FILE = Path(__file__).parents[3] / "config" / "gateway.yaml"
 _PREFIX = "/api/ai"
+_COMPILED_PYTHON = COMPILED / "bin" / "python"
 _OUT_OF_REACH = "1000000000/minute"
 _UVICORN = ["--no-proxy-headers", "--no-server-header", "--no-date-header", "--timeout-keep-alive", "75"]
 
@@ -68,6 +70,15 @@ def _run(config: Callable[[int], Config]) -> Callable[[Place], list[str]]:
     return command
 
 
+def _run_compiled(config: Callable[[int], Config]) -> Callable[[Place], list[str]]:
+    def command(place: Place) -> list[str]:
+        file = _write(place, config(place.service))
+        # -P, so that what is installed there is run, and not the source that lies here.
+        return [str(_COMPILED_PYTHON), "-P", "-m", "asgi_gateway", "run", file, "--port", str(place.port)]
+
+    return command
+
+
 def _under_uvicorn(config: Callable[[int], Config]) -> Callable[[Place], list[str]]:
     def command(place: Place) -> list[str]:
         # No flag of uvicorn's names the file, so it goes by the environment.
@@ -98,8 +109,21 @@ def layered(layers: int) -> Peer:
 
 BARE = Peer("asgi_gateway, bare", _run(bare_config), prefix=_PREFIX)
 WHOLE = Peer("asgi_gateway, config/gateway.yaml", _run(whole_config), prefix=_PREFIX)
+COMPILED_BARE, COMPILED_WHOLE = (
+    Peer(
+        peer.name.replace("asgi_gateway", "asgi_gateway, compiled"),
+        _run_compiled(config),
+        f"python3 -m venv {COMPILED} && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 {COMPILED}/bin/pip install .",
+        no_file(_COMPILED_PYTHON),
+        _PREFIX,
+    )
+    for peer, config in ((BARE, bare_config), (WHOLE, whole_config))
+)
 BARE_ROOMY = replace(BARE, command=_run(lambda service: roomy(bare_config(service))))
 WHOLE_ROOMY = replace(WHOLE, command=_run(lambda service: roomy(whole_config(service))))
+COMPILED_WHOLE_ROOMY = replace(
+    COMPILED_WHOLE, command=_run_compiled(lambda service: roomy(whole_config(service)))
+)
 
 OTHER_SERVERS = [
     Peer(f"{peer.name}, {server}", command(config), install, missing, _PREFIX)
