@@ -121,6 +121,10 @@ class HttpProtocol(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        """What a connection knows, in one place and long for it.
+
+        First what the server hands in, then the request whose head arrives, the requests in progress, and time.
+        """
         if not config.loaded:
             config.load()
         self.config = config
