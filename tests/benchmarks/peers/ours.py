@@ -73,8 +73,8 @@ def _run(config: Callable[[int], Config]) -> Callable[[Place], list[str]]:
 def _run_compiled(config: Callable[[int], Config]) -> Callable[[Place], list[str]]:
     def command(place: Place) -> list[str]:
         file = _write(place, config(place.service))
-        # -P, so that what is installed there is run, and not the source that lies here.
-        return [str(_COMPILED_PYTHON), "-P", "-m", "asgi_gateway", "run", file, "--port", str(place.port)]
+        # -I, so that what is installed there is run, and not the source that lies here.
+        return [str(_COMPILED_PYTHON), "-I", "-m", "asgi_gateway", "run", file, "--port", str(place.port)]
 
     return command
 
