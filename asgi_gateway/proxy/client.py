@@ -60,7 +60,8 @@ class Client:
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         data: bytes = message.get("body", b"")
-        if message.get("more_body"):
+        # Some servers say only by another, empty message that a body is over; its length says it before.
+        if message.get("more_body") and len(data) != length:
             return _Upload(self, data, length), length
         self.upload_ended()
         return (data if data or chunked or length is not None else None), None
