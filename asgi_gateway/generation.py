@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -107,7 +107,10 @@ def _compile(config: Config, app: ASGIApp | None, runtime: Runtime, before: Gene
     mounted: dict[str, ASGIApp] = {} if app is None else {WRAPPED: app}
     mounted |= {name: one.terminal for name, one in services.items() if one.service.app is not None}
     if before is not None:
-        mistakes += _other_apps(config, mounted, before.mounted)
+        broken = config.services.keys() - services.keys()
+        changed = (name for name in {**mounted, **before.mounted} if name not in broken)
+        other = (name for name in changed if mounted.get(name) is not before.mounted.get(name))
+        mistakes += [config.mistake(("services", name, "app"), ANOTHER_APP) for name in other]
     routes = tuple(
         _route(route, name, one.chain, mounted=name in mounted)
         for name, one in services.items()
@@ -138,7 +141,7 @@ def _service(
             service, terminal, build_chain(service.middleware, terminal, scoped), status
         )
     terminal = known.terminal
-    change = None
+    change: Callable[[], list[Endpoint]] | None = None
     if isinstance(terminal, EndpointsApp) and known.service.endpoints != service.endpoints:
         change = partial(terminal.replace, *following_endpoints(service, scoped, terminal))
     if known.service.middleware == service.middleware:
@@ -146,13 +149,6 @@ def _service(
     status = runtime.services[name] = ServiceStatus(name, service.required, endpoints=known.status.endpoints)
     chain = build_chain(service.middleware, terminal, scoped)
     return CompiledService(service, terminal, chain, status, change)
-
-
-def _other_apps(config: Config, now: Mapping[str, ASGIApp], before: Mapping[str, ASGIApp]) -> Iterator[Mistake]:
-    """The services whose app is not the one that was started for them."""
-    for name in (*now, *(name for name in before if name not in now)):
-        if now.get(name) is not before.get(name):
-            yield config.mistake(("services", name, "app"), ANOTHER_APP)
 
 
 def _guarded(app: ASGIApp, chain: tuple[MiddlewareSpec, ...]) -> ASGIApp:
