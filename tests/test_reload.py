@@ -55,9 +55,9 @@ def switched(go_on: asyncio.Event) -> Handler:
     """An answer whose second half comes when the test says so."""
 
     async def handler(asked: Request, connection: Connection) -> None:
-        connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+        await connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
         await go_on.wait()
-        connection.write(b"other")
+        await connection.write(b"other")
 
     return handler
 

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
         def started() -> None:
             print(*lines, sep="\n", file=sys.stderr, flush=True)  # noqa: T201
             if options.workers == 1:
-                reload_on_hangup(gateway)
+                reload_on_hangup(gateway.reload)
 
         run_server(server, sockets, started)
     finally:

@@ -6,31 +6,31 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 
 from asgi_gateway.config import ConfigError
-from asgi_gateway.gateway import Gateway
 
 _logger = logging.getLogger("asgi_gateway.reload")
 
 
-def reload_on_hangup(gateway: Gateway) -> None:
-    """Reload `gateway` at every SIGHUP that the process of the running loop gets, and log what came of it."""
+def reload_on_hangup(reload: Callable[[], Awaitable[None]]) -> None:
+    """Call `reload` in the running loop at every SIGHUP, and log what came of it."""
     if sys.platform == "win32":
         return
     loop = asyncio.get_running_loop()
     running: set[asyncio.Task[None]] = set()
 
-    def reload() -> None:
-        task = loop.create_task(_reload(gateway))
+    def hung_up() -> None:
+        task = loop.create_task(_logged(reload))
         running.add(task)
         task.add_done_callback(running.discard)
 
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    loop.add_signal_handler(signal.SIGHUP, hung_up)
 
 
-async def _reload(gateway: Gateway) -> None:
+async def _logged(reload: Callable[[], Awaitable[None]]) -> None:
     try:
-        await gateway.reload()
+        await reload()
     except ConfigError as error:
         _logger.error("the configuration has mistakes, the one before is kept")
         for mistake in error.mistakes:
