@@ -22,7 +22,9 @@ from asgi_gateway.terminals import following_endpoints, terminal_of
 from asgi_gateway.types import ASGIApp
 
 WRAPPED: Final = "the wrapped app"
-ANOTHER_APP: Final = "an app in this process starts and stops with it: no reload adds, removes or replaces one"
+ANOTHER_APP: Final = (
+    "an app in this process starts and stops with it: no reload adds, removes or replaces one"
+)
 
 _APART: Final[Mapping[str, Any]] = MappingProxyType(
     {"endpoints": None, "routes": (), "required": False, "middleware": ()}
@@ -129,17 +131,13 @@ def _compile(config: Config, app: ASGIApp | None, runtime: Runtime, before: Gene
     return Generation(outer, config.middleware, router, routes, services, mounted)
 
 
-def _service(
-    name: str, service: Service, runtime: Runtime, known: CompiledService | None
-) -> CompiledService:
+def _service(name: str, service: Service, runtime: Runtime, known: CompiledService | None) -> CompiledService:
     """The service compiled, with its terminal and its chain taken from `known` where they stay the same."""
     scoped = runtime.scoped_to(name)
     if known is None or known.service.model_copy(update=_APART) != service.model_copy(update=_APART):
         status = runtime.services[name] = ServiceStatus(name, service.required)
         terminal = terminal_of(service, scoped)
-        return CompiledService(
-            service, terminal, build_chain(service.middleware, terminal, scoped), status
-        )
+        return CompiledService(service, terminal, build_chain(service.middleware, terminal, scoped), status)
     terminal = known.terminal
     change: Callable[[], list[Endpoint]] | None = None
     if isinstance(terminal, EndpointsApp) and known.service.endpoints != service.endpoints:

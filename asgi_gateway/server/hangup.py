@@ -32,10 +32,14 @@ async def _logged(reload: Callable[[], Awaitable[None]]) -> None:
     try:
         await reload()
     except ConfigError as error:
-        _logger.error("the configuration has mistakes, the one before is kept")
-        for mistake in error.mistakes:
-            _logger.error("%s", mistake)
+        _tell_mistakes(error)
     except Exception:
         _logger.exception("the reload failed")
     else:
         _logger.info("the configuration was reloaded")
+
+
+def _tell_mistakes(error: ConfigError) -> None:
+    _logger.error("the configuration has mistakes, the one before is kept")
+    for mistake in error.mistakes:
+        _logger.error("%s", mistake)

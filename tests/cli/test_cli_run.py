@@ -137,7 +137,10 @@ def test_an_app_that_fails_to_start_is_one_line(write: Write, tmp_path: Path, wo
 
 
 async def test_a_hangup_reloads_or_says_every_mistake(write: Write) -> None:
-    async with Upstream(behaviours.answer(body=b"one")) as one, Upstream(behaviours.answer(body=b"two")) as two:
+    async with (
+        Upstream(behaviours.answer(body=b"one")) as one,
+        Upstream(behaviours.answer(body=b"two")) as two,
+    ):
         path = write(config(one.url))
         async with (
             run_process(["run", path], env=ENVIRONMENT) as gateway,
