@@ -24,9 +24,17 @@ from asgi_gateway.testing import (
 )
 from asgi_gateway.testing.connection import Connection, Handler
 from asgi_gateway.testing.received import Request
+from asgi_gateway.types import ASGIApp
 
 BREAKER = {"circuit_breaker": {"failure_threshold": 1}}
 EJECTION = {"consecutive_failures": 1, "max_ejected": 1.0}
+
+
+class Unbuildable:
+    """A middleware that is refused only when its chain is built."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        raise ValueError("not today")
 
 
 def service(path: str = "/*", **keys: Any) -> dict[str, Any]:
@@ -87,7 +95,7 @@ async def test_a_removed_endpoint_gets_nothing_more_and_its_connections_close() 
         async with LifespanManager(gateway):
             await ask(gateway, 4)
             await gateway.reload(config(data=several(stays.url)))
-            await goes.wait_for(lambda: goes.connections.open == 0)
+            await goes.wait_for(lambda: goes.connections.open == 0, 1)
             before = len(goes.requests)
             assert await ask(gateway, 6) == [200] * 6
     assert len(goes.requests) == before
@@ -122,7 +130,7 @@ async def test_endpoints_under_health_checks_begin_and_cease_to_be_checked() -> 
             await gateway.reload(config(data=several(stays.url, added.url, health_check=check)))
             await clock.advance(0)
             await added.wait_for(lambda: added.requests)
-            await goes.wait_for(lambda: goes.connections.open == 0)
+            await goes.wait_for(lambda: goes.connections.open == 0, 1)
             [app] = gateway._live.proxies
             assert isinstance(app, EndpointsApp)
             assert len(app._tasks or ()) == 2
@@ -145,8 +153,10 @@ async def test_a_name_that_stays_keeps_its_addresses_and_shares_its_new_weight()
             await gateway.reload(config(data=several(other, named, weights=weights, resolve="all")))
             assert app._places[app.given[f"{named} "]] == addresses
             assert sum(address.weight for address in addresses) == 6.0
+            assert app.given[f"{named} "].weight == 6.0
             await gateway.reload(config(data=several(other, resolve="all")))
             assert list(app.given) == [f"{other} "]
+            assert len(app._tasks or ()) == 1
             assert await ask(gateway, 4) == [200] * 4
 
 
@@ -203,7 +213,7 @@ async def test_a_removed_service_is_404_and_out_of_the_report() -> None:
         async with LifespanManager(gateway):
             assert await ask(gateway, 1) == [200]
             await gateway.reload(config())
-            await upstream.wait_for(lambda: upstream.connections.open == 0)
+            await upstream.wait_for(lambda: upstream.connections.open == 0, 1)
             assert await ask(gateway, 1) == [404]
             assert await health(gateway) == {}
 
@@ -223,7 +233,7 @@ async def test_an_open_stream_of_a_removed_service_goes_on(transport: str, left:
             go_on.set()
             answer = await talk.finish()
             assert answer.body == b"firstother"
-            await upstream.wait_for(lambda: upstream.connections.open == 0)
+            await upstream.wait_for(lambda: upstream.connections.open == 0, 1)
 
 
 async def test_an_open_stream_of_a_removed_endpoint_goes_on() -> None:
@@ -237,7 +247,7 @@ async def test_an_open_stream_of_a_removed_endpoint_goes_on() -> None:
             assert await ask(gateway, 2) == [200, 200]
             go_on.set()
             assert (await talk.finish()).body == b"firstother"
-            await goes.wait_for(lambda: goes.connections.open == 0)
+            await goes.wait_for(lambda: goes.connections.open == 0, 1)
 
 
 async def test_mistakes_keep_what_serves() -> None:
@@ -248,7 +258,7 @@ async def test_mistakes_keep_what_serves() -> None:
         async with LifespanManager(gateway):
             assert await ask(gateway, 2) == [500, 503]
             before, statuses = gateway._live, dict(gateway._runtime.services)
-            late = {"rate_limit": {"key": "no.such.module:key"}}
+            late = {"use": "tests.test_reload:Unbuildable"}
             for wrong in (
                 {"version": 1, "services": {"data": {"url": "nonsense"}}},
                 config(data=several(upstream.url), other=service("/o", url=upstream.url, middleware=[late])),
@@ -294,6 +304,19 @@ async def test_apps_in_this_process_stay_as_they_are(monkeypatch: pytest.MonkeyP
         with pytest.raises(ConfigError, match="no reload adds, removes or replaces one"):
             await gateway.reload(config(**services))
     assert await ask(gateway, 1) == [200]
+
+
+async def test_connections_are_opened_ahead_to_what_is_new() -> None:
+    warm = {"connections": {"warm": 2}}
+    async with Upstream(behaviours.answer()) as one, Upstream(behaviours.answer()) as other:
+        gateway = Gateway(config(data=several(one.url, **warm)))
+        async with LifespanManager(gateway):
+            await gateway.reload(config(data=several(one.url, other.url, **warm)))
+            await other.wait_for(lambda: other.connections.open == 2, 1)
+            more = service("/more", url=one.url, **warm)
+            await gateway.reload(config(data=several(one.url, other.url, **warm), more=more))
+            await one.wait_for(lambda: one.connections.open == 4, 1)
+    assert (one.connections.total, other.connections.total) == (4, 2)
 
 
 async def test_a_gateway_that_stops_reloads_nothing() -> None:
