@@ -236,6 +236,24 @@ async def test_an_open_stream_of_a_removed_service_goes_on(transport: str, left:
             await upstream.wait_for(lambda: upstream.connections.open == 0, 1)
 
 
+@pytest.mark.parametrize("transport", ["http1", "httpx"])
+async def test_a_request_that_comes_late_to_a_removed_service_is_served(transport: str) -> None:
+    clock = ManualClock()
+    again = {"retry": {"attempts": 2, "backoff": {"initial": 1, "jitter": 0}}}
+    async with Upstream.script(behaviours.answer(503), behaviours.answer()) as upstream:
+        keys = {"transport": transport, "middleware": [again]}
+        gateway = Gateway(config(data=service(url=upstream.url, **keys)), runtime=Runtime(clock=clock))
+        async with LifespanManager(gateway), Conversation(gateway, http_scope()) as talk:
+            talk.body()
+            await upstream.wait_for(lambda: upstream.requests)
+            while 1 not in clock.pending:
+                await asyncio.sleep(0.01)
+            await gateway.reload(config())
+            await clock.advance(1)
+            assert (await talk.finish()).status == 200
+            await upstream.wait_for(lambda: upstream.connections.open == 0, 1)
+
+
 async def test_an_open_stream_of_a_removed_endpoint_goes_on() -> None:
     go_on = asyncio.Event()
     async with Upstream(switched(go_on)) as goes, Upstream(behaviours.answer()) as stays:
