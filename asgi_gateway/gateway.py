@@ -5,44 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from asgi_gateway.asgi.calls import direct
-from asgi_gateway.chain import ChainError, build_chain
-from asgi_gateway.config import (
-    Config,
-    ConfigError,
-    MiddlewareSpec,
-    Mistake,
-    Route,
-    load_config,
-    parse_config,
-)
+from asgi_gateway.config import Config, load_config, parse_config
 from asgi_gateway.context import join_exchange
-from asgi_gateway.errors import MissingExtra
+from asgi_gateway.generation import Generation, compile_generation
 from asgi_gateway.lifespan import InnerLifespan, StartupFailed
-from asgi_gateway.middleware.errors import ErrorsMiddleware
-from asgi_gateway.proxy.app import ProxyApp
-from asgi_gateway.proxy.endpoints import EndpointsApp
-from asgi_gateway.registry import MiddlewareNotFound
-from asgi_gateway.router import Router, ServiceRoute
-from asgi_gateway.runtime import Lifecycle, Runtime, ServiceStatus
-from asgi_gateway.terminals import terminal_of
+from asgi_gateway.proxy.endpoints import Endpoint
+from asgi_gateway.runtime import Lifecycle, Runtime
 from asgi_gateway.types import ASGIApp, Receive, Scope, Send
 
 CONFIG_VARIABLE: Final = "ASGI_GATEWAY_CONFIG"
 DEFAULT_CONFIG: Final = "gateway.yaml"
 
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One configuration, compiled: the whole chain, and what has to be started and stopped with it."""
-
-    app: ASGIApp
-    mounted: Mapping[str, ASGIApp]
-    proxies: tuple[ProxyApp | EndpointsApp, ...]
+Source: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Config
+"""A file, its content, or what was made of it."""
 
 
 class Gateway:
@@ -58,12 +36,14 @@ class Gateway:
 
     def __init__(
         self,
-        config: str | os.PathLike[str] | Mapping[str, Any] | Config,
+        config: Source,
         *,
         app: ASGIApp | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         self.config = _loaded(config)
+        self._source = config
+        self._app = app
         self._lifecycle = Lifecycle(phase="starting")
         base = runtime or Runtime()
         self._runtime = Runtime(
@@ -71,7 +51,8 @@ class Gateway:
         )
         self._lifecycle.started_at = base.clock.monotonic()
         self._has_lifespan = False
-        self._live = _compile(self.config, app, self._runtime)
+        self._live = compile_generation(self.config, app, self._runtime)
+        self._live.take_over(self._runtime)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -84,6 +65,24 @@ class Gateway:
         inner = self._live.app(scope, receive, send)
         del scope
         await inner
+
+    async def reload(self, config: Source | None = None) -> None:
+        """Serve another configuration from now on, or what is in the same file now.
+
+        What did not change keeps what it knows; requests in progress end as they began. A configuration
+        with mistakes raises `ConfigError` and changes nothing, and so does one with other ``app:``
+        services. Once the gateway stops, nothing is reloaded any more.
+        """
+        if self._lifecycle.phase == "draining":
+            return
+        source = self._source if config is None else config
+        if config is None and isinstance(source, Mapping | Config):
+            raise ValueError("there is no file to read again: name one, or give the configuration")
+        loaded = _loaded(source)
+        old, new = self._live, compile_generation(loaded, self._app, self._runtime, self._live)
+        self._live, self._source, self.config = new, source, loaded
+        gone = new.take_over(self._runtime)
+        await _close_and_open(old, new, gone)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start inner apps after ourselves and stop them before (ASGI lifespan specification 2.0)."""
@@ -122,63 +121,18 @@ def create_app() -> Gateway:
     return Gateway(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
 
 
-def _loaded(config: str | os.PathLike[str] | Mapping[str, Any] | Config) -> Config:
+async def _close_and_open(old: Generation, new: Generation, gone: list[Endpoint]) -> None:
+    """Close what only the old generation has, then open what is new in the new one."""
+    before, now = old.proxies, new.proxies
+    for leaving in (*(proxy for proxy in before if proxy not in now), *gone):
+        await leaving.aclose()
+    changed = {one.terminal for one in new.services.values() if one.replace_endpoints is not None}
+    await asyncio.gather(*(proxy.warm() for proxy in now if proxy in changed or proxy not in before))
+
+
+def _loaded(config: Source) -> Config:
     if isinstance(config, Config):
         return config
     if isinstance(config, Mapping):
         return parse_config(config)
     return load_config(Path(config))
-
-
-def _compile(config: Config, app: ASGIApp | None, runtime: Runtime) -> Generation:
-    """Build every chain; raises `ConfigError` with all that will not be built."""
-    mistakes: list[Mistake] = []
-    mounted: dict[str, ASGIApp] = {} if app is None else {"the wrapped app": app}
-    proxies: list[ProxyApp | EndpointsApp] = []
-    routes: list[ServiceRoute] = []
-    for name, service in config.services.items():
-        runtime.services[name] = ServiceStatus(name, service.required)
-        try:
-            scoped = runtime.scoped_to(name)
-            terminal = terminal_of(service, scoped)
-            chain = build_chain(service.middleware, terminal, scoped)
-        except ChainError as error:
-            mistakes.append(config.mistake(error.spec.path, str(error)))
-            continue
-        except MiddlewareNotFound as error:
-            mistakes.append(config.mistake(("services", name, "app"), str(error)))
-            continue
-        except MissingExtra as error:
-            mistakes.append(config.mistake(("services", name, "transport"), str(error)))
-            continue
-        if isinstance(terminal, ProxyApp | EndpointsApp):
-            proxies.append(terminal)
-        else:
-            mounted[name] = terminal
-        routes += [_route(route, name, chain, mounted=name in mounted) for route in service.routes]
-    try:
-        outer = build_chain(config.middleware, Router(routes, app), runtime)
-    except ChainError as error:
-        mistakes.append(config.mistake(error.spec.path, str(error)))
-    if mistakes:
-        raise ConfigError(mistakes)
-    return Generation(direct(_guarded(outer, config.middleware)), mounted, tuple(proxies))
-
-
-def _guarded(app: ASGIApp, chain: tuple[MiddlewareSpec, ...]) -> ASGIApp:
-    """Where the chain has no `errors` of its own, the outermost part answers for bugs."""
-    if any(spec.factory is ErrorsMiddleware for spec in chain):
-        return app
-    return ErrorsMiddleware(app)
-
-
-def _route(route: Route, name: str, chain: ASGIApp, *, mounted: bool) -> ServiceRoute:
-    return ServiceRoute(
-        pattern=route.path,
-        service=name,
-        app=chain,
-        host=route.host,
-        methods=route.methods,
-        strip_prefix=route.strip_prefix or "",
-        mounted=mounted,
-    )

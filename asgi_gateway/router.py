@@ -80,12 +80,21 @@ class Router:
         self._below: dict[str, list[ServiceRoute]] = {}
         self._fallback = fallback
         self._methods = set(_USUAL_METHODS)
+        self._longest = 0
+        self.lead(routes)
+
+    def lead(self, routes: Iterable[ServiceRoute]) -> None:
+        """Lead every request that comes from now on by these routes."""
+        exact: dict[str, list[ServiceRoute]] = {}
+        below: dict[str, list[ServiceRoute]] = {}
+        methods = set(_USUAL_METHODS)
         for route in sorted(routes, key=_narrowest_first):
             pattern = PathPattern(route.pattern)
-            self._methods.update(route.methods or ())
-            table = self._below if pattern.below else self._exact
+            methods.update(route.methods or ())
+            table = below if pattern.below else exact
             table.setdefault(pattern.exact, []).append(route)
-        self._longest = max(map(len, self._below), default=0)
+        self._exact, self._below, self._methods = exact, below, methods
+        self._longest = max(map(len, below), default=0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.enter_asgi(scope, receive, send)

@@ -54,6 +54,30 @@ def _endpoints(service: Service, runtime: Runtime) -> EndpointsApp:
     )
 
 
+def following_endpoints(
+    service: Service, runtime: Runtime, app: EndpointsApp
+) -> tuple[dict[Endpoint, float], dict[Endpoint, Name[Endpoint]]]:
+    """For `app`, whose service had other endpoints: these with their weights, and the names of the new ones.
+
+    An endpoint that `app` has already is the same object.
+    """
+    weights: dict[Endpoint, float] = {}
+    names: dict[Endpoint, Name[Endpoint]] = {}
+    given = app.given
+    for spec in service.endpoints or ():
+        endpoint = given.get(_identity(spec))
+        if endpoint is None:
+            endpoint = _endpoint(service, spec, runtime)
+            if service.resolve == "all":
+                names[endpoint] = _name(service, spec, runtime)
+        weights[endpoint] = spec.weight
+    return weights, names
+
+
+def _identity(spec: EndpointSpec, address: str | None = None) -> str:
+    return f"{spec.url.rstrip('/')} {address or ''}"
+
+
 def _name(service: Service, spec: EndpointSpec, runtime: Runtime) -> Name[Endpoint]:
     origin, _ = _located(spec.url)
     make = partial(_endpoint, service, spec, runtime)
@@ -67,7 +91,7 @@ def _endpoint(service: Service, spec: EndpointSpec, runtime: Runtime, address: s
         _proxy(alone, runtime, address),
         name=origin.name,
         weight=spec.weight,
-        identity=f"{spec.url.rstrip('/')} {address or ''}",
+        identity=_identity(spec, address),
         ejection=service.ejection,
         checks=_health_checks(alone, origin, base_path, runtime),
     )

@@ -35,6 +35,7 @@ FLOORS = {
     "registry": 4,
     "chain": 5,
     "gateway": 5,
+    "generation": 5,
     "lifespan": 5,
     "router": 5,
     "terminals": 5,
@@ -57,10 +58,11 @@ SAME_FLOOR = {
     ("middleware", "stores"),
     ("config", "registry"),
     ("registry", "config"),
-    ("gateway", "chain"),
+    ("gateway", "generation"),
     ("gateway", "lifespan"),
-    ("gateway", "router"),
-    ("gateway", "terminals"),
+    ("generation", "chain"),
+    ("generation", "router"),
+    ("generation", "terminals"),
     ("chain", "router"),
 }
 """Who may import whom on one floor."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from asgi_gateway.cli.show import address, destination
 from asgi_gateway.cli.version import package_version
-from asgi_gateway.config import Config, load_config, warnings_of
+from asgi_gateway.config import Config, warnings_of
 from asgi_gateway.gateway import CONFIG_VARIABLE, DEFAULT_CONFIG, Gateway
 from asgi_gateway.logs import log_config
 from asgi_gateway.server import (
@@ -17,6 +17,7 @@ from asgi_gateway.server import (
     bind,
     close,
     end_on_signals,
+    reload_on_hangup,
     run_server,
     server_config,
     url_of,
@@ -29,8 +30,9 @@ def run(options: argparse.Namespace) -> None:
     """Check everything, bind, then serve until told to stop."""
     end_on_signals()
     path: str = options.config or os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG
-    config = load_config(path)
-    app: Gateway | str = Gateway(config)
+    gateway = Gateway(path)
+    config = gateway.config
+    app: Gateway | str = gateway
     if options.workers > 1:
         os.environ[CONFIG_VARIABLE] = path
         app = "asgi_gateway.server.launch:worker_app"
@@ -48,7 +50,13 @@ def run(options: argparse.Namespace) -> None:
             workers=options.workers,
             websocket=WebSocketLimits.of(config),
         )
-        run_server(server, sockets, lambda: print(*lines, sep="\n", file=sys.stderr, flush=True))  # noqa: T201
+
+        def started() -> None:
+            print(*lines, sep="\n", file=sys.stderr, flush=True)  # noqa: T201
+            if options.workers == 1:
+                reload_on_hangup(gateway.reload)
+
+        run_server(server, sockets, started)
     finally:
         close(sockets)
 

@@ -37,12 +37,13 @@ class Endpoint:
     """One address of a service, and all that is known of it.
 
     `weight` is its share of the requests beside the others'; 0 sends it none. `identity` is what a
-    consistent hash knows it by, its name unless told otherwise.
+    consistent hash and a new configuration know it by, its name unless told otherwise.
     """
 
     __slots__ = (
         "app",
         "checks",
+        "identity",
         "in_flight",
         "name",
         "record",
@@ -69,7 +70,8 @@ class Endpoint:
         self.share = weight
         self.in_flight = 0
         self.turn = 0.0
-        self.seed = fingerprint(identity or name)
+        self.identity = identity or name
+        self.seed = fingerprint(self.identity)
         self.record = Record(ejection)
         self.checks = checks
         self.returned_at: float | None = None
@@ -168,7 +170,8 @@ class EndpointsApp:
         """Begin to check endpoints and look up names; done by the first request where nobody did before."""
         if self._tasks is not None:
             return
-        self._tasks = {name: asyncio.ensure_future(self._follow(*name)) for name in self._names.items()}
+        self._tasks = {}
+        self._look_up(self._names)
         self._watch(self._endpoints)
 
     async def warm(self) -> None:
@@ -178,13 +181,47 @@ class EndpointsApp:
 
     async def aclose(self) -> None:
         """Stop the checks and close the connections to every endpoint."""
-        tasks = list((self._tasks or {}).values())
+        self._tasks = self._tasks or {}  # a request that comes late starts none
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         for endpoint in self._endpoints:
             await endpoint.aclose()
+
+    @property
+    def given(self) -> Mapping[str, Endpoint]:
+        """By identity the endpoints that it was given, names before they are looked up."""
+        return {endpoint.identity: endpoint for endpoint in self._places}
+
+    def replace(
+        self, weights: Mapping[Endpoint, float], names: Mapping[Endpoint, Name[Endpoint]]
+    ) -> list[Endpoint]:
+        """Use these endpoints with their weights in place of those that were given before.
+
+        One that stays keeps all that is known of it. `names` are those of new ones. Returns the endpoints
+        that are gone, for the caller to close.
+        """
+        before, names_before = self._places, self._names
+        self._places = {endpoint: before.get(endpoint, (endpoint,)) for endpoint in weights}
+        self._names = {e: name for e, name in {**names, **names_before}.items() if e in weights}
+        self._endpoints = tuple(chain.from_iterable(self._places.values()))
+        for endpoint, weight in weights.items():
+            endpoint.weight = weight
+            for address in self._places[endpoint]:
+                address.weight = weight / len(self._places[endpoint])
+        left = {endpoint: place for endpoint, place in before.items() if endpoint not in weights}
+        for endpoint in left:
+            self._end((endpoint, names_before.get(endpoint)))
+        gone = list(chain.from_iterable(left.values()))
+        for endpoint in gone:
+            self._end(endpoint)
+        self._refresh()
+        new = [endpoint for endpoint in weights if endpoint not in before]
+        self._look_up({endpoint: self._names[endpoint] for endpoint in new if endpoint in self._names})
+        self._watch(new)
+        return gone
 
     def statuses(self) -> list[EndpointStatus]:
         """How every endpoint stands."""
@@ -268,6 +305,12 @@ class EndpointsApp:
 
     # In the background
 
+    def _look_up(self, names: Mapping[Endpoint, Name[Endpoint]]) -> None:
+        if self._tasks is None:
+            return
+        for named in names.items():
+            self._tasks[named] = asyncio.ensure_future(self._follow(*named))
+
     def _watch(self, endpoints: Iterable[Endpoint]) -> None:
         if self._tasks is None:
             return
@@ -301,10 +344,14 @@ class EndpointsApp:
                 await self._leave(endpoint)
 
     async def _leave(self, endpoint: Endpoint) -> None:
-        task = self._tasks.pop(endpoint, None) if self._tasks else None
+        self._end(endpoint)
+        await endpoint.aclose()
+
+    def _end(self, key: object) -> None:
+        """End the task of an endpoint or a name, if it has one."""
+        task = self._tasks.pop(key, None) if self._tasks else None
         if task is not None:
             task.cancel()
-        await endpoint.aclose()
 
 
 def request_key(name: str) -> KeyFunction:

@@ -64,6 +64,8 @@ class HttpxTransport:
         self._clock = clock
         self._permits = asyncio.Semaphore(connections.max)
         self._waiting = 0
+        self._in_flight = 0
+        self._closing = False
         self._pending = connections.max_pending
         self._transport = transport or httpx.AsyncHTTPTransport(
             verify=client_context(tls) if origin.tls else False,
@@ -81,18 +83,27 @@ class HttpxTransport:
     async def exchange(self, request: UpstreamRequest) -> HttpxResponse:
         """Send a request; raises `UpstreamError`, or what the body's iterator raised."""
         await self._permit()
+        self._in_flight += 1
         try:
             return await self._send(request)
         except BaseException:
-            self._permits.release()
+            await self._released()
             raise
 
     async def warm(self) -> None:
         """Nothing: httpx opens a connection only for a request."""
 
     async def aclose(self) -> None:
-        """Close the httpx transport."""
-        await self._transport.aclose()
+        """Close the httpx transport, which closes every connection, as soon as no exchange needs it."""
+        self._closing = True
+        if not self._in_flight:
+            await self._transport.aclose()
+
+    async def _released(self) -> None:
+        self._permits.release()
+        self._in_flight -= 1
+        if self._closing and not self._in_flight:
+            await self._transport.aclose()
 
     async def _permit(self) -> None:
         if self._permits.locked() and self._waiting >= self._pending:
@@ -135,7 +146,7 @@ class HttpxTransport:
             if not complete:
                 await self._abandoned()
         finally:
-            self._permits.release()
+            await self._released()
 
     async def _abandoned(self) -> None:
         """Tell the service of a stream that nobody reads any more; a connection of its own just closes."""

@@ -1,5 +1,6 @@
 """uvicorn set up for a gateway, and the protocol class that it serves through."""
 
+from asgi_gateway.server.hangup import reload_on_hangup
 from asgi_gateway.server.launch import (
     CannotStart,
     Server,
@@ -21,6 +22,7 @@ __all__ = [
     "bind",
     "close",
     "end_on_signals",
+    "reload_on_hangup",
     "run_server",
     "server_config",
     "url_of",

@@ -134,3 +134,28 @@ def test_an_app_that_fails_to_start_is_one_line(write: Write, tmp_path: Path, wo
     )
     said = failed("run", path, "--workers", workers, PYTHONPATH=f"{ROOT}:{tmp_path}")
     assert said.splitlines()[-1] == "asgi-gateway: the start-up failed, the log says why"
+
+
+async def test_a_hangup_reloads_or_says_every_mistake(write: Write) -> None:
+    async with (
+        Upstream(behaviours.answer(body=b"one")) as one,
+        Upstream(behaviours.answer(body=b"two")) as two,
+    ):
+        path = write(config(one.url))
+        async with (
+            run_process(["run", path], env=ENVIRONMENT) as gateway,
+            httpx.AsyncClient(trust_env=False) as client,
+        ):
+            assert (await client.get(f"{gateway.url}/api/thing")).text == "one"
+            write(config(two.url))
+            gateway.process.send_signal(signal.SIGHUP)
+            await gateway.wait_for_line("the configuration was reloaded")
+            assert (await client.get(f"{gateway.url}/api/thing")).text == "two"
+            write(config(one.url).replace("request_id", "reqest_id").replace("/api/*", "api"))
+            gateway.process.send_signal(signal.SIGHUP)
+            await gateway.wait_for_line("the one before is kept")
+            await gateway.wait_for_line("did you mean 'request_id'")
+            await gateway.wait_for_line("routes.*path")
+            assert (await client.get(f"{gateway.url}/api/thing")).text == "two"
+            code = await gateway.stop()
+    assert code == 0
