@@ -123,7 +123,7 @@ class HttpProtocol(asyncio.Protocol):
     ) -> None:
         """What a connection knows, in one place and long for it.
 
-        First what the server hands in, then the request whose head arrives, the requests in progress, and time.
+        First what the server hands in, then the request whose head arrives, those in progress, and time.
         """
         if not config.loaded:
             config.load()
