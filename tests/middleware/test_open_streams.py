@@ -10,8 +10,11 @@ import pytest
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.context import EXCHANGE, Exchange
 from asgi_gateway.middleware import (
+    CircuitBreakerMiddleware,
     ClientAddressMiddleware,
     GatewayHeadersMiddleware,
+    HealthMiddleware,
+    RateLimitMiddleware,
     RequestIdMiddleware,
     RetryMiddleware,
     TimeoutMiddleware,
@@ -21,8 +24,11 @@ from asgi_gateway.testing import http_scope, settle
 from asgi_gateway.types import ASGIApp, Message, Receive, Scope, Send
 
 LAYERS = [
+    CircuitBreakerMiddleware,
     ClientAddressMiddleware,
     GatewayHeadersMiddleware,
+    HealthMiddleware,
+    RateLimitMiddleware,
     RequestIdMiddleware,
     RetryMiddleware,
     TimeoutMiddleware,

@@ -2,11 +2,13 @@
 
 import asyncio
 import gzip
+from typing import Any
 
 import pytest
 
 from asgi_gateway.context import EXCHANGE, STRIPPED_PREFIX, TRUSTED_PEER, Exchange
 from asgi_gateway.errors import ResponseAborted
+from asgi_gateway.proxy.pool import Http1Transport
 from asgi_gateway.testing import Conversation, Upstream, behaviours, http_scope, refused_url, request
 from tests.proxy.conftest import MakeProxy
 
@@ -126,6 +128,31 @@ async def test_underscored_aliases_of_what_the_gateway_says_are_dropped(make_pro
     sent = {name.lower() for name, _ in upstream.requests[0].headers}
     assert sent.isdisjoint({name.lower() for name, _ in aliases})
     assert b"x_other" in sent
+
+
+@pytest.mark.parametrize(
+    ("more", "host", "name", "value"),
+    [
+        ({"client": ("10.0.0.2", 1)}, b"one", "x-forwarded-for", b"10.0.0.2"),
+        ({"scheme": "https"}, b"one", "x-forwarded-proto", b"https"),
+        ({"http_version": "2"}, b"one", "via", b"2 asgi-gateway"),
+        ({STRIPPED_PREFIX: b"/x"}, b"one", "x-forwarded-prefix", b"/x"),
+        ({}, b"two", "x-forwarded-host", b"two"),
+    ],
+    ids=["address", "scheme", "version", "prefix", "host"],
+)
+async def test_what_is_said_of_one_client_is_not_said_of_the_next(
+    make_proxy: MakeProxy, more: dict[str, Any], host: bytes, name: str, value: bytes
+) -> None:
+    """The gateway's own headers are remembered from request to request."""
+    one = {"client": ("10.0.0.1", 1), "path": "/x/y"}
+    async with Upstream(behaviours.answer()) as upstream, make_proxy(upstream.port) as proxy:
+        for _ in range(2):
+            await request(proxy, headers=[(b"host", b"one")], **one)
+            await request(proxy, headers=[(b"host", host)], **{**one, **more})
+    values = [sent.header(name) for sent in upstream.requests]
+    assert values[1::2] == [value, value]
+    assert value not in values[::2]
 
 
 async def test_forwarded_headers_of_a_trusted_peer_are_continued(make_proxy: MakeProxy) -> None:
@@ -391,6 +418,18 @@ async def test_cut_upload_is_aborted_and_never_finished(
         talk.disconnect()
         await talk.finish(1)
         await upstream.wait_for(lambda: upstream.requests[0].ended == "aborted", 1)
+
+
+@pytest.mark.parametrize("transport_kind", [Http1Transport])
+async def test_an_upload_is_whole_when_its_length_is_reached(make_proxy: MakeProxy) -> None:
+    """granian and hypercorn say so only by another, empty message."""
+    async with Upstream(behaviours.answer()) as upstream, make_proxy(upstream.port) as proxy:
+        for _ in range(2):
+            async with Conversation(proxy, http_scope("POST", headers=[(b"content-length", b"4")])) as talk:
+                talk.body(b"body", more=True)
+                assert (await talk.finish(1)).status == 200
+    assert [request.content for request in upstream.requests] == [b"body", b"body"]
+    assert upstream.connections.total == 1  # the first request was sent whole, so its connection was kept
 
 
 async def test_upload_shorter_than_declared_is_aborted(make_proxy: MakeProxy) -> None:
