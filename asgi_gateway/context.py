@@ -40,6 +40,7 @@ class Exchange:
     """What became of one request, filled in by whichever layer learns it. Durations are seconds.
 
     `received` are the headers as the client sent them, if known; what a middleware adds is not among them.
+    `would_reject` are the middlewares in shadow mode that would have refused the request.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class Exchange:
         "tried",
         "upstream_seconds",
         "upstream_status",
+        "would_reject",
     )
 
     def __init__(self, received: Iterable[Header] | None = None) -> None:
@@ -70,6 +72,7 @@ class Exchange:
         self.tried: tuple[object, ...] = ()
         self.upstream_seconds: float | None = None
         self.upstream_status: int | None = None
+        self.would_reject: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         known = (

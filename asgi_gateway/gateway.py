@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -46,9 +47,7 @@ class Gateway:
         self._app = app
         self._lifecycle = Lifecycle(phase="starting")
         base = runtime or Runtime()
-        self._runtime = Runtime(
-            clock=base.clock, random=base.random, emit=base.emit, lifecycle=self._lifecycle
-        )
+        self._runtime = replace(base, lifecycle=self._lifecycle, services={}, chains={}, service=None)
         self._lifecycle.started_at = base.clock.monotonic()
         self._has_lifespan = False
         self._live = compile_generation(self.config, app, self._runtime)

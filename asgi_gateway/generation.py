@@ -69,6 +69,9 @@ class Generation:
         self.router.lead(self.routes)
         runtime.services.clear()
         gone: list[Endpoint] = []
+        if runtime.chains is not None:
+            runtime.chains.clear()
+            runtime.chains.update((name, direct(compiled.chain)) for name, compiled in self.services.items())
         for name, compiled in self.services.items():
             runtime.services[name] = compiled.status
             compiled.status.required = compiled.service.required

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from asgi_gateway.clock import Clock, SystemClock
+from asgi_gateway.counters import Counter, Counters
 from asgi_gateway.events import EventSink, log_event
 from asgi_gateway.policies.circuit_breaker import CircuitBreaker
+from asgi_gateway.types import ASGIApp
 
 Phase = Literal["starting", "serving", "draining"]
 
@@ -54,18 +56,25 @@ class ServiceStatus:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Clock, random numbers, event sink, and the services by name.
+    """Clock, random numbers, event sink, counters, and the services by name.
 
     A middleware that is given none makes its own, so nothing is shared by accident. `service` is
-    the name of the service in whose chain the middleware stands, None in the global chain.
+    the name of the service in whose chain the middleware stands, None in the global chain. `chains`
+    are the chains of all services as they are now; None where there is no gateway.
     """
 
     clock: Clock = field(default_factory=SystemClock)
     random: Callable[[], float] = random.random
     emit: EventSink = log_event
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    counters: Counters = field(default_factory=Counters)
     services: dict[str, ServiceStatus] = field(default_factory=dict)
+    chains: dict[str, ASGIApp] | None = None
     service: str | None = None
+
+    def counter(self, name: str, **labels: str | None) -> Counter:
+        """The counter of that name and these labels, for `service` where there is one."""
+        return self.counters.counter(name, service=self.service, **labels)
 
     def scoped_to(self, service: str) -> Runtime:
         """The same runtime for the chain of one service."""

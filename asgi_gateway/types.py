@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
@@ -188,3 +188,9 @@ MethodSet = Annotated[
     _METHODS_SCHEMA,
 ]
 """A set of method names in upper case."""
+
+Mode = Annotated[
+    Literal["enforce", "shadow"],
+    Field(description="With 'shadow' nothing is refused: what would have been is counted and logged."),
+]
+"""Whether a policy refuses, or only tells what it would have refused."""

@@ -20,6 +20,8 @@ class ChainReader:
     def __init__(self, document: Document, registry: Registry) -> None:
         self._document = document
         self._registry = registry
+        self.specs: list[MiddlewareSpec] = []
+        """Every middleware that was read without a mistake."""
 
     def read(self, entries: object, path: Path) -> object:
         """The specs of a list; anything else unchanged, for the model to refuse."""
@@ -87,7 +89,9 @@ class ChainReader:
             return None
         if validated is None:
             return None
-        return MiddlewareSpec(name, factory, option_values(validated), validated, path)
+        spec = MiddlewareSpec(name, factory, option_values(validated), validated, path, options_path)
+        self.specs.append(spec)
+        return spec
 
     def _refuse(self, path: Path, message: str, suggestion: str | None = None) -> None:
         self._document.mistakes.append(self._document.mistake(path, message, suggestion))

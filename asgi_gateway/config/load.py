@@ -17,6 +17,7 @@ from asgi_gateway.config.interpolation import Interpolation
 from asgi_gateway.config.mistakes import ConfigError, Mistake, Path, write_path
 from asgi_gateway.config.model import Config, Route
 from asgi_gateway.config.routes import clashes
+from asgi_gateway.config.targets import wrong_targets
 from asgi_gateway.registry import MiddlewareNotFound, Registry, load
 
 
@@ -71,6 +72,7 @@ def _build(document: Document, registry: Registry) -> Config:
         document.mistakes += _clashes(document)
         document.mistakes += _doubled_endpoints(document)
         document.mistakes += _missing_apps(document)
+        document.mistakes += wrong_targets(document, chains.specs)
     elif not document.mistakes:
         empty = document.data is None
         message = "the file is empty" if empty else f"expected a mapping, got {document.show(())}"

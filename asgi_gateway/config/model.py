@@ -42,7 +42,7 @@ class MiddlewareSpec:
     """One middleware of a chain: ``spec.factory(app, **spec.options)`` builds it.
 
     `name` is what the file calls it, `options` are validated and complete, `model` is what they were
-    validated by, and `path` is where the file names it.
+    validated by, `path` is where the file names it, and `options_path` where its options are.
     """
 
     name: str
@@ -50,6 +50,7 @@ class MiddlewareSpec:
     options: dict[str, Any] = field(repr=False)
     model: BaseModel = field(repr=False, compare=False)
     path: Path = field(repr=False, compare=False)
+    options_path: Path = field(default=(), repr=False, compare=False)
 
 
 Chain = tuple[Annotated[InstanceOf[MiddlewareSpec], WithJsonSchema({})], ...]

@@ -136,6 +136,7 @@ class AccessLines:
             exchange.upstream_status,
             exchange.attempts,
             exchange.breaker_state,
+            exchange.would_reject,
         )
         template = self._templates.get(kind) or self._template(kind)
         path = scope["path"]
@@ -174,7 +175,7 @@ class AccessLines:
 
     def _template(self, kind: tuple[Any, ...]) -> list[str]:
         """The line of this kind in parts: each second one is the place of what differs between requests."""
-        method, route, service, endpoint, status, failure, upstream_status, attempts, breaker_state = kind
+        method, route, service, endpoint, status, failure, upstream_status, attempts, state, shadow = kind
         around = f"{method} {status}"
         if not around.isprintable():
             raise ValueError(around)
@@ -201,7 +202,8 @@ class AccessLines:
             "bytes_out": _PLACE,
             "client_address": _PLACE,
             "failure": encode(failure),
-            "breaker_state": encode(breaker_state),
+            "breaker_state": encode(state),
+            "would_reject": encode(list(shadow)),
         }
         text = "{" + ",".join(f'"{name}":{value}' for name, value in values.items()) + "}\n"
         template = re.split(f"({_PLACE})", text)
@@ -235,6 +237,7 @@ class AccessLines:
             "client_address": scope.get(CLIENT_ADDRESS) or (peer[0] if peer else None),
             "failure": seen.failure,
             "breaker_state": exchange.breaker_state,
+            "would_reject": list(exchange.would_reject),
         }
         factory = logging.getLogRecordFactory()
         record = factory(self._logger.name, _INFO, "", 0, text, (), None)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Awaitable
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
+from asgi_gateway.asgi.attempt import Gate, refuse_lost_cancellation, settled
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.headers import get_header
 from asgi_gateway.asgi.replay import ReplayableBody, declared_length
@@ -22,9 +21,6 @@ from asgi_gateway.runtime import Runtime
 from asgi_gateway.types import ASGIApp, Message, MethodSet, Receive, Scope, Seconds, Send, Size, StatusSet
 
 CLIENT_LEFT: Final = Failure("client_disconnected", "client")
-
-_NEVER_HELD: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
-"""What passes even out of an attempt that is being unwound."""
 
 
 def _server_errors(statuses: frozenset[int]) -> frozenset[int]:
@@ -104,20 +100,18 @@ class RetryMiddleware:
             exchange.attempts = attempt
             exchange.failure = None
             cancelling = task.cancelling()
-            gate = _Gate(self, scope, exchange, body, send)
+            gate = _RetryGate(self, scope, exchange, body, send)
             inner = {**scope, ATTEMPT: attempt, "headers": [*scope["headers"]]}
             try:
                 made = self.app(inner, body.reader() if body else receive, gate.send)
                 del scope, inner  # only the gate keeps the scope, until an answer begins
                 await made
             except BaseException as error:
-                if gate.delay is None or isinstance(error, _NEVER_HELD):
+                if not settled(error, gate, task, cancelling):
                     raise
-                _settle(error, task, cancelling)
-            if gate.delay is None:
+            if not gate.discarded:
                 return
-            if task.cancelling() > cancelling:
-                raise asyncio.CancelledError  # from outside, and lost while the attempt was unwound
+            refuse_lost_cancellation(task, cancelling)
             body = body or ReplayableBody(receive, 0, empty=True)
             if not await self._back_off(gate.delay, body):
                 exchange.failure = CLIENT_LEFT
@@ -158,30 +152,10 @@ class RetryMiddleware:
         return None if isinstance(decision, str) else decision
 
 
-class _Discarded(BaseException):
-    """Unwinds an attempt whose answer the client will not see."""
+class _RetryGate(Gate):
+    """Lets no answer through that is to be followed by another attempt."""
 
-
-def _settle(error: BaseException, task: asyncio.Task[object], cancelling: int) -> None:
-    """Swallow what came out of an attempt that was unwound.
-
-    That is not always what was thrown into it: a task group wraps it, an application may turn it into an
-    error of its own. Before Python 3.13 `asyncio.TaskGroup` forgets to take back its own cancellation of
-    the task (gh-116720).
-    """
-    grouped = sys.version_info < (3, 13) and isinstance(error, BaseExceptionGroup)
-    if grouped and task.cancelling() > cancelling:
-        task.uncancel()
-
-
-class _Gate:
-    """Stands before ``send``: opens when an answer is to be passed on, stops an attempt that is not.
-
-    An application may catch what unwinds it and try to send something else; it is told again. Once open
-    it holds on to nothing that the exchange has no more use for.
-    """
-
-    __slots__ = ("_body", "_exchange", "_retry", "_send", "delay", "scope")
+    __slots__ = ("_body", "_exchange", "_retry", "delay")
 
     def __init__(
         self,
@@ -191,30 +165,24 @@ class _Gate:
         body: ReplayableBody | None,
         send: Send,
     ) -> None:
+        super().__init__(scope, send)
         self._retry = retry
         self._exchange = exchange
         self._body = body
-        self._send = send
-        self.scope = scope
-        """What further attempts are made from; empty once the gate is open."""
-        self.delay: float | None = None
-        """Seconds to wait before the next attempt, once there is to be one."""
+        self.delay = 0.0
+        """Seconds to wait before the next attempt, where there is to be one."""
 
-    def send(self, message: Message) -> Awaitable[None]:
-        if self.scope:
-            if self.delay is not None:
-                raise _Discarded
-            if message["type"] == "http.response.start":
-                if message["status"] >= 500 or self._exchange.failure is not None:
-                    self._discard(message)
-                self.scope = {}
-                if self._body is not None:
-                    self._body.release()
-        return self._send(message)
+    def discards(self, start: Message) -> bool:
+        if start["status"] < 500 and self._exchange.failure is None:
+            return False
+        if self._body is not None and not self._body.replayable:
+            return False
+        delay = self._retry.delay(self.scope, self._exchange, start)
+        if delay is None:
+            return False
+        self.delay = delay
+        return True
 
-    def _discard(self, start: Message) -> None:
-        """Unwind the attempt if there is to be another."""
-        if self._body is None or self._body.replayable:
-            self.delay = self._retry.delay(self.scope, self._exchange, start)
-            if self.delay is not None:
-                raise _Discarded
+    def opens(self) -> None:
+        if self._body is not None:
+            self._body.release()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from asgi_gateway.asgi.targets import Target
 from asgi_gateway.types import PositiveSeconds, Seconds, Size, StatusSet
 
 if TYPE_CHECKING:
@@ -53,6 +54,16 @@ class ToyMiddleware:
 
 class NeedyMiddleware:
     def __init__(self, app: Any, limit: int, anything: Unknown = None) -> None:
+        self.app = app
+
+
+@dataclass(frozen=True)
+class Lead:
+    to: Target
+
+
+class LeadingMiddleware:
+    def __init__(self, app: Any, *, to: list[Target] = [], deep: Lead | None = None) -> None:  # noqa: B006 - never changed
         self.app = app
 
 

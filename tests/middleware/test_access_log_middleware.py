@@ -46,7 +46,7 @@ from asgi_gateway.types import ASGIApp, Message, Receive, Scope, Send
 FIELDS = [
     "request_id", "trace_id", "method", "path", "route", "service", "endpoint", "status",
     "upstream_status", "attempts", "duration_ms", "upstream_ms", "first_byte_ms", "bytes_in",
-    "bytes_out", "client_address", "failure", "breaker_state",
+    "bytes_out", "client_address", "failure", "breaker_state", "would_reject",
 ]  # fmt: skip
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
@@ -121,6 +121,7 @@ async def test_one_line_says_what_became_of_a_request(stream: io.StringIO, clock
         exchange.route, exchange.service, exchange.endpoint = "/api/ai/*", "ai", "10.0.0.1:80"
         exchange.upstream_status, exchange.attempts, exchange.breaker_state = 503, 2, "closed"
         exchange.upstream_seconds, exchange.first_byte_seconds = 0.2, 0.0501234
+        exchange.would_reject += ("rate_limit",)
         clock.shift(0.25)
         await send({**START, "status": 503})
         await send(PART)
@@ -162,6 +163,7 @@ async def test_one_line_says_what_became_of_a_request(stream: io.StringIO, clock
         "client_address": "192.0.2.1",
         "failure": None,
         "breaker_state": "closed",
+        "would_reject": ["rate_limit"],
     }
     assert [key for key in logged if key in FIELDS] == FIELDS
     assert "s3cret" not in stream.getvalue()
