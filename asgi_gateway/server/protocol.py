@@ -285,12 +285,17 @@ class HttpProtocol(asyncio.Protocol):
             self._read_paused = False
             self.transport.resume_reading()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a request is here."""
+        return self._cycle is None and bool(self._between)
+
     def shutdown(self) -> None:
-        """Called by the server: end now if idle, else after the request in progress."""
-        if self._cycle is None:
-            self.transport.close()
-        else:
+        """Called by the server: end now if idle, else after the request that is here or arriving."""
+        if self._cycle is not None:
             self._cycle.keep_alive = False
+        elif self._between:
+            self.transport.close()
 
     # What the parser calls
 
