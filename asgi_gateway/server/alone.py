@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +30,7 @@ def serve_alone(
         tell_restarts(first, config)
 
     async def status() -> list[dict[str, Any]]:
-        return [{"pid": os.getpid(), **gateway.status()}]
+        return [served.status()]
 
     reloader = Reloader(settings.path, gateway.config, files, reload)
     return served.server(on_started, beside=controlled(reloader, status, admin))

@@ -47,6 +47,10 @@ class Served:
         self.gateway = gateway
         self._settings = settings
 
+    def status(self) -> dict[str, Any]:
+        """How this process stands."""
+        return {"pid": os.getpid(), "tasks": len(asyncio.all_tasks()), **self.gateway.status()}
+
     def server(
         self,
         on_started: Callable[[], None],
@@ -127,7 +131,7 @@ class _Worker:
         task.add_done_callback(self._tasks.discard)
 
     async def _do(self, number: int, order: str, value: Any) -> None:
-        answer = await self._reload(value) if order == "reload" else self._status()
+        answer = await self._reload(value) if order == "reload" else self._served.status()
         self._parent.send((number, answer))
 
     async def _reload(self, files: Files) -> tuple[str, ...]:
@@ -140,6 +144,3 @@ class _Worker:
             _logger.exception("the reload failed")
             return (f"the reload failed: {error!r}",)
         return ()
-
-    def _status(self) -> dict[str, Any]:
-        return {"pid": os.getpid(), **self._served.gateway.status()}

@@ -19,7 +19,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import FrameType
 from typing import Final, Protocol
@@ -108,7 +108,7 @@ class Server(uvicorn.Server):
         if self._captured_signals[:1] == [signal.SIGTERM]:
             await self._wait(options.accept_grace, lambda: False)
         await self._running.aclose()
-        self._stop_listening(sockets or [])
+        await self._stop_listening(sockets or [])
         if self._gateway is not None:
             self._gateway.end_websockets()
         farewell = min(FAREWELL, options.drain_timeout)
@@ -128,28 +128,36 @@ class Server(uvicorn.Server):
         """Whether every connection that is left has a request in progress."""
         return all(isinstance(one, HttpProtocol) and not one.idle for one in self.server_state.connections)
 
-    def _stop_listening(self, sockets: list[socket.socket]) -> None:
-        loop = asyncio.get_running_loop()
-        for listener in sockets:
-            listener.settimeout(0)
-            while True:
-                try:
-                    accepted, _ = listener.accept()
-                except OSError:  # none is left
-                    break
-                task = loop.create_task(self._take(accepted))
-                self.server_state.tasks.add(task)
-                task.add_done_callback(self.server_state.tasks.discard)
+    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
+        """Close the listening sockets by way of duplicates: only those close when they are told to."""
+        listeners = [listener.dup() for listener in sockets]
         for server in self.servers:
             server.close()
         for listener in sockets:
             listener.close()
+        await self._clock.sleep(_TICK)  # until the event loop has let go of them
+        for listener in listeners:
+            accepted = list(_accepted(listener))
+            listener.close()
+            await asyncio.gather(*map(self._take, accepted))
 
     async def _take(self, accepted: socket.socket) -> None:
-        accepted.settimeout(0)
+        """Serve a connection that the system has accepted."""
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: HttpProtocol(self.config, self.server_state, self.lifespan.state), accepted
         )
+
+
+def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
+    """Every connection that waits to be taken."""
+    listener.settimeout(0)
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # none is left
+            return
+        connection.settimeout(0)
+        yield connection
 
 
 def said_to_be_last(app: ASGIApp) -> ASGIApp:
