@@ -70,6 +70,7 @@ class Server(uvicorn.Server):
         self._beside = beside
         self._running = AsyncExitStack()
         self._clock = SystemClock()
+        self._leaving = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does, then call `on_started`."""
@@ -96,15 +97,12 @@ class Server(uvicorn.Server):
         if self.should_exit:
             self.force_exit = True
         super().handle_exit(sig, frame)
-        if self._gateway is not None:
-            self._gateway.drain()
+        self._leave()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End as the head of this file says."""
+        self._leave()
         options = self._shutdown()
-        if self._gateway is not None:
-            self._gateway.drain()
-        self.config.loaded_app = said_to_be_last(self.config.loaded_app)
         if self._captured_signals[:1] == [signal.SIGTERM]:
             await self._wait(options.accept_grace, lambda: False)
         await self._running.aclose()
@@ -117,6 +115,16 @@ class Server(uvicorn.Server):
         left = max(until - self._clock.monotonic(), 0)
         self.config.timeout_graceful_shutdown = left  # type: ignore[assignment] # any number will do
         await super().shutdown(sockets)
+
+    def _leave(self) -> None:
+        """Have balancers and clients go elsewhere. Called as a signal comes in, so it only assigns."""
+        if self._leaving:
+            return
+        self._leaving = True
+        if self.config.loaded:
+            self.config.loaded_app = said_to_be_last(self.config.loaded_app)
+        if self._gateway is not None:
+            self._gateway.drain()
 
     async def _wait(self, seconds: float, over: Callable[[], bool]) -> None:
         """Until that time has passed, or it is over, or somebody insists."""
