@@ -36,9 +36,7 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; `mistakes` holds every reason, in the order of each file."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        found = list(mistakes)
-        files = list(dict.fromkeys(mistake.file for mistake in found))
-        self.mistakes = sorted(found, key=lambda m: (files.index(m.file), m.line or 0, m.column or 0))
+        self.mistakes = sorted(mistakes, key=lambda m: (m.file, m.line or 0, m.column or 0))
         super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
 
 
