@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from asgi_gateway.clock import SystemClock
@@ -52,6 +53,8 @@ class Worker:
         self.since = SystemClock.monotonic()
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
+        self._turn = asyncio.Lock()
+        self._stopping: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         loop.add_reader(self._pipe.fileno(), self._told)
         loop.add_reader(self.process.sentinel, self._ended)
@@ -61,8 +64,8 @@ class Worker:
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         try:
-            self._pipe.send((number, order, value))
             async with SystemClock.timeout(ANSWER_WITHIN):
+                await self._send(number, order, value)
                 return await answer
         except TimeoutError as error:
             raise OSError("no answer") from error
@@ -71,10 +74,14 @@ class Worker:
 
     def stop(self, how: int) -> None:
         """Have it end as after that signal."""
-        try:
-            self._pipe.send((0, "stop", how))
-        except OSError:  # it has ended
-            return
+        if self._stopping is None or self._stopping.done():
+            self._stopping = asyncio.get_running_loop().create_task(self._send(0, "stop", how))
+
+    async def _send(self, *order: object) -> None:
+        """In a thread, because a worker that hangs takes nothing; if it is killed, so is the wait."""
+        async with self._turn:
+            with suppress(OSError, ValueError):  # it has ended
+                await asyncio.to_thread(self._pipe.send, order)
 
     def _told(self) -> None:
         try:

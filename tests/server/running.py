@@ -20,6 +20,7 @@ class Running:
     def __init__(self, folder: Path, **keys: Any) -> None:
         self.file = folder / "gateway.yaml"
         self.socket = folder / "admin"
+        self.chain = "[health]"
         self._keys = keys
         self.process: Process
 
@@ -27,7 +28,7 @@ class Running:
         """A configuration with one service at `url`."""
         lines = ["version: 1", "listen: {port: 0}", f"admin: {{socket: '{self.socket}'}}"]
         lines += [f"{key}: {value}" for key, value in self._keys.items()]
-        lines += ["middleware: [health]", "services:"]
+        lines += [f"middleware: {self.chain}", "services:"]
         lines += [f"  data: {{url: '{url}', routes: [{{path: /*}}]}}", more]
         self.file.write_text("\n".join(lines) + "\n")
 
