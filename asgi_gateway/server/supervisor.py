@@ -75,13 +75,16 @@ class Worker:
     def stop(self, how: int) -> None:
         """Have it end as after that signal."""
         if self._stopping is None or self._stopping.done():
-            self._stopping = asyncio.get_running_loop().create_task(self._send(0, "stop", how))
+            self._stopping = asyncio.get_running_loop().create_task(self._tell(how))
+
+    async def _tell(self, how: int) -> None:
+        with suppress(OSError):  # it has ended
+            await self._send(0, "stop", how)
 
     async def _send(self, *order: object) -> None:
         """In a thread, because a worker that hangs takes nothing; if it is killed, so is the wait."""
         async with self._turn:
-            with suppress(OSError, ValueError):  # it has ended
-                await asyncio.to_thread(self._pipe.send, order)
+            await asyncio.to_thread(self._pipe.send, order)
 
     def _told(self) -> None:
         try:
