@@ -64,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "config", metavar="CONFIG", help="the YAML file; its admin.socket leads to the gateway"
     )
+    command.add_argument(
+        "--socket", metavar="PATH", help="the admin socket; the file is then checked by the gateway alone"
+    )
 
     command = add("check", "Check a configuration without listening; all mistakes at once.")
     command.set_defaults(command=show.check)

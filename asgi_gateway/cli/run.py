@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import logging.config
 import os
-import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from asgi_gateway.cli.show import address, destination
 from asgi_gateway.cli.version import package_version
@@ -15,15 +15,14 @@ from asgi_gateway.config import Config, Files, load_config, warnings_of
 from asgi_gateway.gateway import CONFIG_VARIABLE, DEFAULT_CONFIG, Gateway
 from asgi_gateway.logs import log_config
 from asgi_gateway.server import (
+    AdminSocket,
     CannotStart,
     Settings,
     Supervisor,
     ask,
     bind,
-    bind_admin,
     close,
     end_on_signals,
-    remove_admin,
     serve_alone,
     supervise,
     url_of,
@@ -44,9 +43,10 @@ def run(options: argparse.Namespace) -> None:
     port: int = config.listen.port if options.port is None else options.port
     settings = Settings(path, options.log_level)
     sockets = bind(host, port)
-    admin: socket.socket | None = None
+    admin: AdminSocket | None = None
     try:
-        admin = bind_admin(config.admin.socket)
+        if (path_of_admin := admin_path(config)) is not None:
+            admin = AdminSocket(path_of_admin)
         lines = [f"asgi-gateway {package_version()} on {url_of(sockets)} from {path}"]
         lines += [*route_lines(config), *notes(config, workers)]
 
@@ -60,23 +60,32 @@ def run(options: argparse.Namespace) -> None:
             supervise(Supervisor(settings, gateway, files, workers, sockets), started, admin)
     finally:
         close(sockets)
-        remove_admin(admin)
+        if admin is not None:
+            admin.close()
 
 
 def reload(options: argparse.Namespace) -> None:
     """Check a configuration, have the process that serves it reload, and say what came of it."""
-    config = load_config(options.config)
-    Gateway(config)
-    path = config.admin.socket
+    path = Path(options.socket) if options.socket else None
+    if path is None:
+        config = load_config(options.config)
+        Gateway(config)
+        path = admin_path(config)
     if path is None:
         raise CannotStart("admin.socket is not set, so there is nobody to ask: send SIGHUP to the process")
     try:
-        answered = ask(path, "POST /reload")
+        answered = ask(str(path), "POST /reload")
     except OSError as error:
         raise CannotStart(f"no gateway answers at {path}: {error.strerror or error}") from error
     if answered["mistakes"]:
         raise CannotStart("\n".join(["the one before is kept:", *answered["mistakes"]]))
     print(f"{options.config}: reloaded, generation {answered['generation']}")  # noqa: T201
+
+
+def admin_path(config: Config) -> Path | None:
+    """Where the admin socket is, if there is one; a relative path starts at the file's folder."""
+    name = config.admin.socket
+    return None if name is None else Path(config.document.file).parent / name
 
 
 def demo(options: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """uvicorn set up for a gateway, and the protocol class that it serves through."""
 
-from asgi_gateway.server.admin import ask, bind_admin, remove_admin
+from asgi_gateway.server.admin import AdminSocket, ask
 from asgi_gateway.server.alone import serve_alone
 from asgi_gateway.server.launch import CannotStart, bind, close, end_on_signals, server_config, url_of
 from asgi_gateway.server.process import Settings
@@ -10,6 +10,7 @@ from asgi_gateway.server.supervisor import Supervisor, supervise
 from asgi_gateway.server.websocket import WebSocketLimits
 
 __all__ = [
+    "AdminSocket",
     "CannotStart",
     "HttpProtocol",
     "Server",
@@ -18,10 +19,8 @@ __all__ = [
     "WebSocketLimits",
     "ask",
     "bind",
-    "bind_admin",
     "close",
     "end_on_signals",
-    "remove_admin",
     "serve_alone",
     "server_config",
     "supervise",

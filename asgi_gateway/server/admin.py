@@ -26,39 +26,38 @@ PATIENCE = 10.0
 """Seconds that a client has to send its request."""
 
 
-def bind_admin(path: str | None) -> socket.socket | None:
-    """A socket at that path, mode 0600, in place of what an ended process left. Raises `CannotStart`."""
-    if path is None:
-        return None
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if Path(path).is_socket():
-            Path(path).unlink()
-        before = os.umask(0o177)
+class AdminSocket:
+    """A socket at a path, mode 0600, in place of what an ended process left. Raises `CannotStart`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            listener.bind(path)
-        finally:
-            os.umask(before)
-    except OSError as error:
-        listener.close()
-        raise CannotStart(f"cannot listen on the admin socket {path}: {error.strerror}") from error
-    return listener
+            if path.is_socket():
+                path.unlink()
+            before = os.umask(0o177)
+            try:
+                self.listener.bind(str(path))
+            finally:
+                os.umask(before)
+            self._file = path.stat().st_ino
+        except OSError as error:
+            self.listener.close()
+            raise CannotStart(
+                f"cannot listen on the admin socket {path}: {error.strerror or error}"
+            ) from error
 
-
-def remove_admin(listener: socket.socket | None) -> None:
-    """Close the socket and take it out of the file system."""
-    if listener is not None:
-        path = listener.getsockname()
-        listener.close()
+    def close(self) -> None:
+        """Close it, and take it out of the file system unless a successor has put its own there."""
+        self.listener.close()
         with suppress(OSError):
-            Path(path).unlink()
+            if self._path.stat().st_ino == self._file:
+                self._path.unlink()
 
 
-async def answer_requests(
-    listener: socket.socket | None, answers: Mapping[str, Answer]
-) -> asyncio.Server | None:
+async def answer_requests(admin: AdminSocket | None, answers: Mapping[str, Answer]) -> asyncio.Server | None:
     """Answer each request line among `answers`, until the server that is returned is closed."""
-    if listener is None:
+    if admin is None:
         return None
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -81,7 +80,7 @@ async def answer_requests(
             writer.close()
 
     # A duplicate, as closing the server closes what it listens on, and the path is still needed then.
-    return await asyncio.start_unix_server(serve, sock=listener.dup())
+    return await asyncio.start_unix_server(serve, sock=admin.listener.dup())
 
 
 def ask(path: str, line: str) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import Any
 
 from asgi_gateway.config import Config, Files
 from asgi_gateway.gateway import Gateway
 from asgi_gateway.reload import Reloader
+from asgi_gateway.server.admin import AdminSocket
 from asgi_gateway.server.control import controlled
 from asgi_gateway.server.process import Served, Settings, tell_restarts
 from asgi_gateway.server.serve import Server
@@ -19,7 +19,7 @@ def serve_alone(
     settings: Settings,
     files: Files,
     on_started: Callable[[], None],
-    admin: socket.socket | None,
+    admin: AdminSocket | None,
 ) -> Server:
     """The server of a gateway that was made from `files`; its ``run`` may raise `CannotStart`."""
     served = Served(gateway, settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,14 +12,14 @@ from dataclasses import asdict
 from typing import Any, TypeAlias
 
 from asgi_gateway.reload import Outcome, Reloader
-from asgi_gateway.server.admin import answer_requests
+from asgi_gateway.server.admin import AdminSocket, answer_requests
 
 Status: TypeAlias = Callable[[], Awaitable[list[dict[str, Any]]]]
 """The report of each process that serves."""
 
 
 @asynccontextmanager
-async def controlled(reloader: Reloader, status: Status, admin: socket.socket | None) -> AsyncIterator[None]:
+async def controlled(reloader: Reloader, status: Status, admin: AdminSocket | None) -> AsyncIterator[None]:
     """Follow the files and SIGHUP, and answer on the admin socket, for as long as the block runs."""
     loop = asyncio.get_running_loop()
     running = {loop.create_task(reloader.watch())}

@@ -103,9 +103,9 @@ class Server(uvicorn.Server):
         """End as the head of this file says."""
         self._leave()
         options = self._shutdown()
+        await self._running.aclose()
         if self._captured_signals[:1] == [signal.SIGTERM]:
             await self._wait(options.accept_grace, lambda: False)
-        await self._running.aclose()
         await self._stop_listening(sockets or [])
         if self._gateway is not None:
             self._gateway.end_websockets()

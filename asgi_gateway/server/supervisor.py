@@ -23,6 +23,7 @@ from asgi_gateway.clock import SystemClock
 from asgi_gateway.config import Config, ConfigError, Files, Mistake
 from asgi_gateway.gateway import Gateway
 from asgi_gateway.reload import Reloader
+from asgi_gateway.server.admin import AdminSocket
 from asgi_gateway.server.control import controlled
 from asgi_gateway.server.launch import STARTUP_FAILED, CannotStart, close
 from asgi_gateway.server.process import STARTUP_FAILURE, Settings, tell_restarts, work
@@ -127,7 +128,7 @@ class Supervisor:
         self._failed = False
         self.reloader = Reloader(settings.path, gateway.config, files, self._reload)
 
-    async def run(self, on_started: Callable[[], None], admin: socket.socket | None) -> None:
+    async def run(self, on_started: Callable[[], None], admin: AdminSocket | None) -> None:
         """Serve until SIGINT or SIGTERM. Raises `CannotStart` where the first workers do not start."""
         loop = asyncio.get_running_loop()
         self._stopping = loop.create_future()
@@ -202,7 +203,7 @@ class Supervisor:
         return [answer for answer in answers if isinstance(answer, dict)]
 
 
-def supervise(supervisor: Supervisor, on_started: Callable[[], None], admin: socket.socket | None) -> None:
+def supervise(supervisor: Supervisor, on_started: Callable[[], None], admin: AdminSocket | None) -> None:
     """Run the supervisor to its end. Raises `CannotStart`."""
     if sys.platform == "win32":
         raise CannotStart("several workers need another system than Windows")

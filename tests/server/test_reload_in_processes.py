@@ -12,6 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from asgi_gateway.cli.run import admin_path
+from asgi_gateway.config import load_config
+from asgi_gateway.server import AdminSocket
 from asgi_gateway.testing import Upstream, behaviours
 from tests.load import open_files, resident_kilobytes, under_load
 from tests.server.running import ENVIRONMENT, Running, running
@@ -173,6 +176,11 @@ async def test_the_command_reloads_and_says_what_came_of_it(tmp_path: Path) -> N
             assert code == 1
             assert f"{path}:" in said
             assert await get(gateway) == "two"
+            gateway.write(one.url, more="  other: {url: '${NOT_SET_HERE:-http://127.0.0.1:9}'}")
+            code, said = await command("reload", path, "--socket", str(gateway.socket))
+            assert code == 1
+            assert said.startswith("asgi-gateway: the one before is kept:\n")
+            assert "missing key 'routes'" in said
             assert (await gateway.ask("GET /elsewhere"))["there_is"] == ["POST /reload", "GET /status"]
         assert not gateway.socket.exists()
         gateway.write(one.url)
@@ -204,3 +212,18 @@ async def test_an_admin_socket_that_cannot_be_made_is_one_line(tmp_path: Path, w
     assert code == 1
     assert said.startswith(f"asgi-gateway: cannot listen on the admin socket {gateway.socket}: ")
     assert said.count("\n") == 1
+
+
+def test_a_socket_that_a_successor_has_put_there_is_left(tmp_path: Path) -> None:
+    first = AdminSocket(tmp_path / "admin")
+    second = AdminSocket(tmp_path / "admin")
+    first.close()
+    assert (tmp_path / "admin").is_socket()
+    second.close()
+    assert not (tmp_path / "admin").exists()
+
+
+def test_the_socket_is_in_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gateway.yaml").write_text("version: 1\nadmin: {socket: admin}\n")
+    monkeypatch.chdir("/")
+    assert admin_path(load_config(tmp_path / "gateway.yaml")) == tmp_path / "admin"
