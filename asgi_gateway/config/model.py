@@ -178,6 +178,10 @@ class Shutdown(Part):
     drain_timeout: Seconds = Field(
         default=25.0, description="How long after that what is in progress may go on."
     )
+    stream_timeout: Seconds | None = Field(
+        default=None,
+        description="How long of that streams may go on, answers without a length; all if unset.",
+    )
 
 
 class Admin(Part):

@@ -297,6 +297,11 @@ class HttpProtocol(asyncio.Protocol):
         elif self._between:
             self.transport.close()
 
+    def end_stream(self) -> None:
+        """Break off an answer in progress that may go on for ever."""
+        if self._cycle is not None and self._cycle.streams:
+            self.abort(self._cycle)
+
     # What the parser calls
 
     def on_header(self, name: bytes, value: bytes) -> None:

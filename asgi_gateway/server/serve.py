@@ -7,7 +7,8 @@ The end, once a signal came:
 2. Nothing new is accepted. What the system had accepted already is taken over first, because closing a
    listening socket resets it. WebSockets to services are closed (1001).
 3. A connection without a request stays for `FAREWELL`, in case one is on its way.
-4. Requests in progress have until ``shutdown.drain_timeout`` is over; then they are broken off.
+4. Requests in progress have until ``shutdown.drain_timeout`` is over; then they are broken off. Streams may
+   be given less, ``shutdown.stream_timeout``, because they may never end.
 
 A second signal ends it at once.
 """
@@ -109,6 +110,8 @@ class Server(uvicorn.Server):
         await self._stop_listening(sockets or [])
         if self._gateway is not None:
             self._gateway.end_websockets()
+        if options.stream_timeout is not None:
+            self._clock.call_later(options.stream_timeout, self._end_streams)
         farewell = min(FAREWELL, options.drain_timeout)
         until = self._clock.monotonic() + options.drain_timeout
         await self._wait(farewell, self._all_busy)
@@ -135,6 +138,11 @@ class Server(uvicorn.Server):
     def _all_busy(self) -> bool:
         """Whether every connection that is left has a request in progress."""
         return all(isinstance(one, HttpProtocol) and not one.idle for one in self.server_state.connections)
+
+    def _end_streams(self) -> None:
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, HttpProtocol):
+                connection.end_stream()
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
         """Close the listening sockets by way of duplicates: only those close when they are told to."""
