@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glob import escape
 from pathlib import Path as FilePath
 
 from asgi_gateway.config.document import Document, read_text
@@ -26,7 +27,7 @@ def include(document: Document, folder: FilePath, interpolate: Interpolation, fi
         return
     seen = {FilePath(document.file).resolve()}
     for number, pattern in enumerate(patterns):
-        found = files.matching(folder / pattern)
+        found = files.matching(FilePath(escape(str(folder))) / pattern)
         if not found and not any(character in pattern for character in "*?["):
             message = "cannot read the file: No such file or directory"
             document.mistakes.append(document.mistake(("include", number), message))

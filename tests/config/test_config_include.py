@@ -96,6 +96,12 @@ def test_a_file_is_read_once_and_never_as_a_part_of_itself(folder: Path) -> None
     assert list(read(folder, text + OWN, a=part("first")).services) == ["own", "first"]
 
 
+def test_a_folder_with_a_name_like_a_pattern_is_none(folder: Path) -> None:
+    odd = folder / "[ab]*"
+    (odd / "parts").mkdir(parents=True)
+    assert list(read(odd, a=part("first")).services) == ["first"]
+
+
 def test_relative_paths_start_at_the_folder_of_the_main_file(folder: Path) -> None:
     (folder / "url").write_text("http://127.0.0.1:8")
     config = read(folder, a=part("first", url="'${file:url}'"))
