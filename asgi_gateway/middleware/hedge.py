@@ -1,0 +1,361 @@
+"""Ask a second time where the first answer is late, and take whichever comes first."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Context, copy_context
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from asgi_gateway.asgi.attempt import Gate, refuse_lost_cancellation, settled
+from asgi_gateway.asgi.calls import direct
+from asgi_gateway.asgi.replay import ReplayableBody, declared_length
+from asgi_gateway.clock import Timer
+from asgi_gateway.context import ATTEMPT, EXCHANGE, RETRY_BUDGET, Exchange, join_exchange
+from asgi_gateway.options import validated
+from asgi_gateway.policies.hedge import HedgeDelay
+from asgi_gateway.policies.retry import IDEMPOTENT_METHODS
+from asgi_gateway.policies.retry_budget import DEFAULT_BUDGET, Budget
+from asgi_gateway.runtime import Runtime
+from asgi_gateway.types import ASGIApp, Message, MethodSet, PositiveSeconds, Receive, Scope, Send, Size
+
+SKIPPED: Final = ("budget", "circuit_open", "body")
+
+
+class HedgeMiddleware:
+    """Make a second attempt beside a first one that is late; the first good answer wins.
+
+    The other attempt is cancelled at once, so that its connection closes. An answer that is a failure loses
+    to an attempt that still runs; where both fail, the later one is passed on. Only idempotent requests
+    are hedged, only once, and only within the retry budget of the service.
+
+        HedgeMiddleware(app, delay=0.2)
+        HedgeMiddleware(app, percentile=95)
+    """
+
+    @validated
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        delay: Annotated[
+            PositiveSeconds,
+            Field(description="How long the first attempt is waited for before there is a second."),
+        ] = 1.0,
+        percentile: Annotated[
+            float | None,
+            Field(
+                gt=0,
+                lt=100,
+                description="In place of `delay`: as long as this percentage of the latest 1000 answers took to"
+                " begin. Until 100 are known `delay` holds.",
+            ),
+        ] = None,
+        methods: Annotated[MethodSet, Field(description="Methods that are hedged.")] = IDEMPOTENT_METHODS,
+        max_body: Annotated[
+            Size, Field(description="Requests with bodies up to this size are hedged, in bytes.")
+        ] = 2**20,
+        budget: Annotated[
+            Budget | Literal["off"],
+            Field(
+                description="The retry budget of the service, shared with a retry that has the same; or off."
+            ),
+        ] = DEFAULT_BUDGET,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.app = direct(app)
+        self.delay = HedgeDelay(delay, percentile)
+        self.methods = methods
+        self.max_body = max_body
+        self.runtime = runtime = runtime or Runtime()
+        self.now = runtime.clock.monotonic
+        self.status = runtime.service_status
+        self.budget = None if budget == "off" else self.status.retry_budget(budget)
+        self.hedges = runtime.counter("hedges_total")
+        self.won = runtime.counter("hedges_won_total")
+        self._skipped = {reason: runtime.counter("hedge_skipped_total", reason=reason) for reason in SKIPPED}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        now = self.now()
+        budget = self.budget
+        if budget is not None and scope.get(RETRY_BUDGET) is not budget:
+            budget.requested(now)
+            scope = {**scope, RETRY_BUDGET: budget}
+        length = declared_length(scope)
+        if scope["method"] not in self.methods or (length is not None and length > self.max_body):
+            made = self.app(scope, receive, send)
+            del scope
+            await made
+            return
+        exchange: Exchange | None = scope.get(EXCHANGE)
+        if exchange is None:
+            scope, exchange = join_exchange(scope)
+        if ATTEMPT not in scope:  # else an outer layer has counted the first one
+            exchange.attempts += 1
+        hearing = _Hearing(receive, over=length == 0)
+        body = ReplayableBody(hearing, self.max_body, empty=length == 0)
+        race = _Race(self, scope, exchange, body, send, now)
+        del scope
+        try:
+            await race.run()
+        finally:
+            await race.end(hearing.task)
+
+    def may_hedge(self, body: ReplayableBody) -> bool:
+        """Whether there may be a second attempt now; takes it from the budget."""
+        now = self.now()
+        reason = None
+        if not (body.complete and body.replayable):
+            reason = "body"
+        elif self.status.breaker_state(now) == "open":
+            reason = "circuit_open"
+        elif self.budget is not None and not self.budget.spend(now):
+            reason = "budget"
+        if reason is not None:
+            self._skipped[reason].add()
+        return reason is None
+
+
+class _Hearing:
+    """``receive`` for attempts that run at once: after the body, each of them hears the client leave."""
+
+    __slots__ = ("_over", "_receive", "task")
+
+    def __init__(self, receive: Receive, *, over: bool) -> None:
+        self._receive = receive
+        self._over = over
+        self.task: asyncio.Task[Message] | None = None
+        """Listens for the attempts, from when one of them first does after the body."""
+
+    async def __call__(self) -> Message:
+        if not self._over:
+            message = await self._receive()
+            self._over = message["type"] != "http.request" or not message.get("more_body")
+            return message
+        if self.task is None:
+            self.task = asyncio.ensure_future(self._next())
+        await asyncio.wait([self.task])
+        return self.task.result()
+
+    async def _next(self) -> Message:
+        """What comes after the body; an empty one that nobody read may still lie before it."""
+        while (message := await self._receive())["type"] == "http.request":
+            pass
+        return message
+
+
+class _Race:
+    """One request and its attempts: the first runs in the request's own task, the second in one beside it.
+
+    The first has the request's `Exchange`, the second a copy, so that neither reads what the other wrote.
+    Where the second wins, the exchange becomes that copy once the first is unwound.
+    """
+
+    __slots__ = (
+        "_body",
+        "_cancelling",
+        "_context",
+        "_cut",
+        "_exchange",
+        "_hedge",
+        "_send",
+        "_started",
+        "_task",
+        "_timer",
+        "first",
+        "first_over",
+        "second",
+        "second_exchange",
+        "second_task",
+        "settled_by",
+    )
+
+    def __init__(  # noqa: PLR0917 - one caller, on the way of every request
+        self,
+        hedge: HedgeMiddleware,
+        scope: Scope,
+        exchange: Exchange,
+        body: ReplayableBody,
+        send: Send,
+        started: float,
+    ) -> None:
+        self._hedge = hedge
+        self._exchange = exchange
+        self._body = body
+        self._send = send
+        self._started = started
+        self._task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment] # in a coroutine
+        self._cancelling = self._task.cancelling()
+        self._cut = False
+        """Whether the first attempt was cancelled, because the second has won."""
+        self._context: Context = copy_context()
+        self.first = _HedgeGate(scope, send, self)
+        self.first_over: asyncio.Event | None = None
+        """Set when the first attempt is unwound; None where there is no second one."""
+        self.second: _HedgeGate | None = None
+        self.second_exchange = exchange
+        self.second_task: asyncio.Task[None] | None = None
+        self.settled_by: _HedgeGate | None = None
+        """The gate whose answer the client sees."""
+        self._timer: Timer | None = hedge.runtime.clock.call_later(hedge.delay.seconds, self.begin_second)
+
+    async def run(self) -> None:
+        """Make the first attempt, and wait for the second one where it is that which answers."""
+        first, task = self.first, self._task
+        scope, exchange = first.scope, self._exchange
+        try:
+            made = self._hedge.app(
+                {**scope, ATTEMPT: exchange.attempts, "headers": [*scope["headers"]]},
+                self._body.reader(),
+                first.send,
+            )
+            del scope
+            await made
+        except BaseException as error:
+            cut = self._cut and isinstance(error, asyncio.CancelledError)
+            alone = task.cancelling() <= self._cancelling + 1
+            if not (cut and alone) and not settled(error, first, task, self._cancelling):
+                raise
+        finally:
+            if self._cut and task.cancelling() > self._cancelling:
+                task.uncancel()
+            if self.first_over is not None:
+                self.first_over.set()
+        if self.second_task is not None and self.settled_by is not first:
+            refuse_lost_cancellation(task, self._cancelling)
+            await asyncio.wait([self.second_task])
+            self.second_task.result()
+
+    def begin_second(self) -> None:
+        """The first attempt is late."""
+        self._timer = None
+        hedge, scope, exchange = self._hedge, self.first.scope, self._exchange
+        if self.settled_by is not None or not hedge.may_hedge(self._body):
+            return
+        hedge.hedges.add()
+        exchange.attempts += 1
+        self.second_exchange = copy = exchange.copy()
+        copy.failure = None
+        self.first_over = asyncio.Event()
+        self.second = _HedgeGate(scope, self._send_second, self)
+        inner = {
+            **scope,
+            EXCHANGE: copy,
+            ATTEMPT: exchange.attempts,
+            "headers": [*scope["headers"]],
+        }
+        making = self._make_second(inner, self._body.reader(), self.second)
+        self.second_task = asyncio.get_running_loop().create_task(making, context=self._context)
+
+    async def _make_second(self, scope: Scope, receive: Receive, gate: _HedgeGate) -> None:
+        task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment] # in a coroutine
+        try:
+            made = self._hedge.app(scope, receive, gate.send)
+            del scope
+            await made
+        except BaseException as error:
+            if not settled(error, gate, task, 0):
+                raise
+
+    async def _send_second(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            if self.first_over is not None:
+                await self.first_over.wait()
+            self._exchange.failure = None
+            self._become_second()
+        await self._send(message)
+
+    def loses(self, gate: _HedgeGate, *, failed: bool) -> bool:
+        """Whether an answer that begins is not for the client, because another attempt may do better."""
+        return failed and self._other_runs(gate)
+
+    def wins(self, gate: _HedgeGate) -> None:
+        """The client is to see the answer of this gate's attempt, and nothing of the other."""
+        self.settled_by = gate
+        other_runs = self._other_runs(gate)
+        self._body.release()
+        self._stop_timer()
+        if gate is self.first:
+            self._exchange.tried = _all_tried(self._exchange, self.second_exchange)
+        if not other_runs:
+            return
+        if gate is self.second:
+            self.first.discarded = self._cut = True
+            self._task.cancel()
+        elif self.second is not None and self.second_task is not None:
+            self.second.discarded = True
+            self.second_task.cancel()
+
+    def answered(self, gate: _HedgeGate, *, failed: bool) -> None:
+        """Learn from an answer that is passed on."""
+        if not failed:
+            self._hedge.delay.answered(self._hedge.now() - self._started)
+            if gate is self.second:
+                self._hedge.won.add()
+
+    def failed(self, gate: _HedgeGate, start: Message) -> bool:
+        """Whether an answer that begins so is a failure."""
+        exchange = self._exchange if gate is self.first else self.second_exchange
+        return start["status"] >= 500 or exchange.failure is not None
+
+    async def end(self, listening: asyncio.Task[Message] | None) -> None:
+        """Leave nothing behind, whatever ended the request."""
+        self._stop_timer()
+        second = self.second_task
+        left = [task for task in (second, listening) if task is not None and not task.done()]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
+        for done in (second, listening):
+            if done is not None and done.done() and not done.cancelled():
+                done.exception()  # that of a loser is nobody's
+        if self.settled_by is not self.first and (self.settled_by is not None or self.first.discarded):
+            self._become_second()
+
+    def _become_second(self) -> None:
+        exchange, copy = self._exchange, self.second_exchange
+        failure = copy.failure or exchange.failure  # an outer layer says why it cancels to the latter
+        tried, attempts = _all_tried(exchange, copy), max(exchange.attempts, copy.attempts)
+        exchange.become(copy)
+        exchange.failure, exchange.tried, exchange.attempts = failure, tried, attempts
+
+    def _other_runs(self, gate: _HedgeGate) -> bool:
+        if gate is self.first:
+            task = self.second_task
+            return (
+                task is not None and not task.done() and self.second is not None and not self.second.discarded
+            )
+        return self.first_over is not None and not self.first_over.is_set() and not self.first.discarded
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _HedgeGate(Gate):
+    """Lets through the answer that wins."""
+
+    __slots__ = ("_failed", "_race")
+
+    def __init__(self, scope: Scope, send: Send, race: _Race) -> None:
+        super().__init__(scope, send)
+        self._race = race
+        self._failed = False
+
+    def discards(self, start: Message) -> bool:
+        self._failed = self._race.failed(self, start)
+        return self._race.loses(self, failed=self._failed)
+
+    def opens(self) -> None:
+        self._race.wins(self)
+        self._race.answered(self, failed=self._failed)
+
+
+def _all_tried(one: Exchange, other: Exchange) -> tuple[object, ...]:
+    return (*one.tried, *(endpoint for endpoint in other.tried if endpoint not in one.tried))
