@@ -1,4 +1,8 @@
-"""Ask a second time where the first answer is late, and take whichever comes first."""
+"""Ask a second time where the first answer is late, and take whichever comes first.
+
+The middleware, the race that it begins for a request, and the gates of that race's two attempts are one
+piece: who wins is decided in a gate, ends the other attempt, and settles what the exchange tells.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from pydantic import Field
 
 from asgi_gateway.asgi.attempt import Gate, refuse_lost_cancellation, settled
 from asgi_gateway.asgi.calls import direct
+from asgi_gateway.asgi.hearing import Hearing
 from asgi_gateway.asgi.replay import ReplayableBody, declared_length
 from asgi_gateway.clock import Timer
 from asgi_gateway.context import ATTEMPT, EXCHANGE, RETRY_BUDGET, Exchange, join_exchange
@@ -48,8 +53,8 @@ class HedgeMiddleware:
             Field(
                 gt=0,
                 lt=100,
-                description="In place of `delay`: as long as this percentage of the latest 1000 answers took to"
-                " begin. Until 100 are known `delay` holds.",
+                description="In place of `delay`: as long as this percentage of the latest 1000 answers took"
+                " to begin. Until 100 are known `delay` holds.",
             ),
         ] = None,
         methods: Annotated[MethodSet, Field(description="Methods that are hedged.")] = IDEMPOTENT_METHODS,
@@ -96,20 +101,20 @@ class HedgeMiddleware:
             scope, exchange = join_exchange(scope)
         if ATTEMPT not in scope:  # else an outer layer has counted the first one
             exchange.attempts += 1
-        hearing = _Hearing(receive, over=length == 0)
-        body = ReplayableBody(hearing, self.max_body, empty=length == 0)
-        race = _Race(self, scope, exchange, body, send, now)
+        hearing = Hearing(receive)
+        body = None if length == 0 else ReplayableBody(hearing, self.max_body)
+        race = _Race(self, scope, exchange, hearing, body, send, now)
         del scope
         try:
             await race.run()
         finally:
-            await race.end(hearing.task)
+            await race.end()
 
-    def may_hedge(self, body: ReplayableBody) -> bool:
+    def may_hedge(self, body: ReplayableBody | None) -> bool:
         """Whether there may be a second attempt now; takes it from the budget."""
         now = self.now()
         reason = None
-        if not (body.complete and body.replayable):
+        if body is not None and not (body.complete and body.replayable):
             reason = "body"
         elif self.status.breaker_state(now) == "open":
             reason = "circuit_open"
@@ -118,34 +123,6 @@ class HedgeMiddleware:
         if reason is not None:
             self._skipped[reason].add()
         return reason is None
-
-
-class _Hearing:
-    """``receive`` for attempts that run at once: after the body, each of them hears the client leave."""
-
-    __slots__ = ("_over", "_receive", "task")
-
-    def __init__(self, receive: Receive, *, over: bool) -> None:
-        self._receive = receive
-        self._over = over
-        self.task: asyncio.Task[Message] | None = None
-        """Listens for the attempts, from when one of them first does after the body."""
-
-    async def __call__(self) -> Message:
-        if not self._over:
-            message = await self._receive()
-            self._over = message["type"] != "http.request" or not message.get("more_body")
-            return message
-        if self.task is None:
-            self.task = asyncio.ensure_future(self._next())
-        await asyncio.wait([self.task])
-        return self.task.result()
-
-    async def _next(self) -> Message:
-        """What comes after the body; an empty one that nobody read may still lie before it."""
-        while (message := await self._receive())["type"] == "http.request":
-            pass
-        return message
 
 
 class _Race:
@@ -161,6 +138,7 @@ class _Race:
         "_context",
         "_cut",
         "_exchange",
+        "_hearing",
         "_hedge",
         "_send",
         "_started",
@@ -179,12 +157,14 @@ class _Race:
         hedge: HedgeMiddleware,
         scope: Scope,
         exchange: Exchange,
-        body: ReplayableBody,
+        hearing: Hearing,
+        body: ReplayableBody | None,
         send: Send,
         started: float,
     ) -> None:
         self._hedge = hedge
         self._exchange = exchange
+        self._hearing = hearing
         self._body = body
         self._send = send
         self._started = started
@@ -210,7 +190,7 @@ class _Race:
         try:
             made = self._hedge.app(
                 {**scope, ATTEMPT: exchange.attempts, "headers": [*scope["headers"]]},
-                self._body.reader(),
+                self._hearing if self._body is None else self._body.reader(),
                 first.send,
             )
             del scope
@@ -248,7 +228,8 @@ class _Race:
             ATTEMPT: exchange.attempts,
             "headers": [*scope["headers"]],
         }
-        making = self._make_second(inner, self._body.reader(), self.second)
+        body = self._body or ReplayableBody(self._hearing.after_body, 0, empty=True)
+        making = self._make_second(inner, body.reader(), self.second)
         self.second_task = asyncio.get_running_loop().create_task(making, context=self._context)
 
     async def _make_second(self, scope: Scope, receive: Receive, gate: _HedgeGate) -> None:
@@ -277,7 +258,8 @@ class _Race:
         """The client is to see the answer of this gate's attempt, and nothing of the other."""
         self.settled_by = gate
         other_runs = self._other_runs(gate)
-        self._body.release()
+        if self._body is not None:
+            self._body.release()
         self._stop_timer()
         if gate is self.first:
             self._exchange.tried = _all_tried(self._exchange, self.second_exchange)
@@ -302,10 +284,10 @@ class _Race:
         exchange = self._exchange if gate is self.first else self.second_exchange
         return start["status"] >= 500 or exchange.failure is not None
 
-    async def end(self, listening: asyncio.Task[Message] | None) -> None:
+    async def end(self) -> None:
         """Leave nothing behind, whatever ended the request."""
         self._stop_timer()
-        second = self.second_task
+        second, listening = self.second_task, self._hearing.task
         left = [task for task in (second, listening) if task is not None and not task.done()]
         for task in left:
             task.cancel()

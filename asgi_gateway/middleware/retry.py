@@ -1,4 +1,8 @@
-"""Try again when a service fails."""
+"""Try again when a service fails.
+
+The middleware and the gate of an attempt are one piece: the gate sees the answer begin, or the time of the
+attempt end, and the middleware decides what follows. Most of the rest are the options and their descriptions.
+"""
 
 from __future__ import annotations
 
@@ -137,15 +141,11 @@ class RetryMiddleware:
         exchange: Exchange | None = scope.get(EXCHANGE)
         if exchange is None:
             scope, exchange = join_exchange(scope)
-        budget = self._budget
-        if budget is not None and scope.get(RETRY_BUDGET) is not budget:
-            budget.requested(self._now())
+        self._count(scope, exchange)
         body = self._kept_body(scope, receive)
         task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment] # in a coroutine
         attempt = 1
         delay = 0.0
-        if ATTEMPT not in scope:  # else an outer layer has counted the first one
-            exchange.attempts += 1
         while True:
             exchange.failure = None
             cancelling = task.cancelling()
@@ -153,7 +153,7 @@ class RetryMiddleware:
             inner = {
                 **scope,
                 ATTEMPT: exchange.attempts,
-                RETRY_BUDGET: budget,
+                RETRY_BUDGET: self._budget,
                 "headers": [*scope["headers"]],
             }
             try:
@@ -177,6 +177,14 @@ class RetryMiddleware:
                 return
             scope = gate.scope
             attempt += 1
+            exchange.attempts += 1
+
+    def _count(self, scope: Scope, exchange: Exchange) -> None:
+        """Count a request and its first attempt, unless an outer layer has done so."""
+        budget = self._budget
+        if budget is not None and scope.get(RETRY_BUDGET) is not budget:
+            budget.requested(self._now())
+        if ATTEMPT not in scope:
             exchange.attempts += 1
 
     def _kept_body(self, scope: Scope, receive: Receive) -> ReplayableBody | None:
