@@ -16,7 +16,7 @@ from asgi_gateway.asgi.attempt import Gate, refuse_lost_cancellation, settled
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.hearing import Hearing
 from asgi_gateway.asgi.replay import ReplayableBody, declared_length
-from asgi_gateway.clock import Timer
+from asgi_gateway.clock import EqualTimers, Timer
 from asgi_gateway.context import ATTEMPT, EXCHANGE, RETRY_BUDGET, Exchange, join_exchange
 from asgi_gateway.options import validated
 from asgi_gateway.policies.hedge import HedgeDelay
@@ -69,11 +69,13 @@ class HedgeMiddleware:
         ] = DEFAULT_BUDGET,
         runtime: Runtime | None = None,
     ) -> None:
+        runtime = runtime or Runtime()
         self.app = direct(app)
         self.delay = HedgeDelay(delay, percentile)
+        self.timers = EqualTimers(runtime.clock, delay) if percentile is None else None
         self.methods = methods
         self.max_body = max_body
-        self.runtime = runtime = runtime or Runtime()
+        self.runtime = runtime
         self.now = runtime.clock.monotonic
         self.status = runtime.service_status
         self.budget = None if budget == "off" else self.status.retry_budget(budget)
@@ -89,10 +91,9 @@ class HedgeMiddleware:
         budget = self.budget
         if budget is not None and scope.get(RETRY_BUDGET) is not budget:
             budget.requested(now)
-            scope = {**scope, RETRY_BUDGET: budget}
         length = declared_length(scope)
         if scope["method"] not in self.methods or (length is not None and length > self.max_body):
-            made = self.app(scope, receive, send)
+            made = self.app({**scope, RETRY_BUDGET: budget}, receive, send)
             del scope
             await made
             return
@@ -108,7 +109,9 @@ class HedgeMiddleware:
         try:
             await race.run()
         finally:
-            await race.end()
+            race.stop_timer()
+            if race.second_task is not None or hearing.task is not None:
+                await race.end()
 
     def may_hedge(self, body: ReplayableBody | None) -> bool:
         """Whether there may be a second attempt now; takes it from the budget."""
@@ -181,7 +184,11 @@ class _Race:
         self.second_task: asyncio.Task[None] | None = None
         self.settled_by: _HedgeGate | None = None
         """The gate whose answer the client sees."""
-        self._timer: Timer | None = hedge.runtime.clock.call_later(hedge.delay.seconds, self.begin_second)
+        self._timer: Timer | None = None
+        if hedge.timers is not None:
+            hedge.timers.start(self)
+        else:
+            self._timer = hedge.runtime.clock.call_later(hedge.delay.seconds, self)
 
     async def run(self) -> None:
         """Make the first attempt, and wait for the second one where it is that which answers."""
@@ -189,7 +196,12 @@ class _Race:
         scope, exchange = first.scope, self._exchange
         try:
             made = self._hedge.app(
-                {**scope, ATTEMPT: exchange.attempts, "headers": [*scope["headers"]]},
+                {
+                    **scope,
+                    ATTEMPT: exchange.attempts,
+                    RETRY_BUDGET: self._hedge.budget,
+                    "headers": [*scope["headers"]],
+                },
                 self._hearing if self._body is None else self._body.reader(),
                 first.send,
             )
@@ -210,11 +222,10 @@ class _Race:
             await asyncio.wait([self.second_task])
             self.second_task.result()
 
-    def begin_second(self) -> None:
-        """The first attempt is late."""
-        self._timer = None
+    def __call__(self) -> None:
+        """The first attempt is late: make the second one."""
         hedge, scope, exchange = self._hedge, self.first.scope, self._exchange
-        if self.settled_by is not None or not hedge.may_hedge(self._body):
+        if not hedge.may_hedge(self._body):
             return
         hedge.hedges.add()
         exchange.attempts += 1
@@ -225,6 +236,7 @@ class _Race:
         inner = {
             **scope,
             EXCHANGE: copy,
+            RETRY_BUDGET: hedge.budget,
             ATTEMPT: exchange.attempts,
             "headers": [*scope["headers"]],
         }
@@ -260,7 +272,7 @@ class _Race:
         other_runs = self._other_runs(gate)
         if self._body is not None:
             self._body.release()
-        self._stop_timer()
+        self.stop_timer()
         if gate is self.first:
             self._exchange.tried = _all_tried(self._exchange, self.second_exchange)
         if not other_runs:
@@ -285,8 +297,7 @@ class _Race:
         return start["status"] >= 500 or exchange.failure is not None
 
     async def end(self) -> None:
-        """Leave nothing behind, whatever ended the request."""
-        self._stop_timer()
+        """Leave no task behind, whatever ended the request."""
         second, listening = self.second_task, self._hearing.task
         left = [task for task in (second, listening) if task is not None and not task.done()]
         for task in left:
@@ -314,10 +325,12 @@ class _Race:
             )
         return self.first_over is not None and not self.first_over.is_set() and not self.first.discarded
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
+    def stop_timer(self) -> None:
+        """From now on there is no second attempt, if there was none yet."""
+        if self._hedge.timers is not None:
+            self._hedge.timers.cancel(self)
+        elif self._timer is not None:
             self._timer.cancel()
-            self._timer = None
 
 
 class _HedgeGate(Gate):

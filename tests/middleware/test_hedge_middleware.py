@@ -394,7 +394,10 @@ async def test_the_second_attempt_runs_in_the_requests_own_context(clock: Manual
         name.set(scope["path"])
         await hedge(scope, receive, send)
 
-    async with asking(named, path="/one"), asking(named, path="/two"):
+    async with (
+        Conversation(named, http_scope(path="/one")),
+        Conversation(named, http_scope(path="/two")),
+    ):
         await clock.advance(1)
     assert sorted(seen) == ["/one", "/one", "/two", "/two"]
 
