@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from asgi_gateway.context import ATTEMPT, EXCHANGE, Exchange
@@ -620,3 +622,78 @@ def test_impossible_options_are_refused(options: dict[str, Any], message: str):
 
 async def test_it_works_alone_and_without_an_exchange():
     assert (await request(HedgeMiddleware(ScriptedApp(200)))).status == 200
+
+
+# Any history
+
+
+MOMENT = st.sampled_from([0.5, 0.9, 1.0, 1.1, 1.5, 2.0, 2.1])
+PLAN = st.tuples(MOMENT, st.sampled_from([200, 404, 503]), st.sampled_from(["answers", "hangs", "raises"]))
+
+
+class Planned:
+    """An app whose attempts answer, hang or raise, each at its own time, unless the client leaves before."""
+
+    def __init__(self, clock: ManualClock, *plans: tuple[float, int, str]) -> None:
+        self.clock = clock
+        self.plans = plans
+        self.running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        moment, status, way = self.plans[scope[ATTEMPT] - 1]
+        waiting = [
+            asyncio.ensure_future(_left(receive)),
+            asyncio.ensure_future(self.clock.sleep(moment if way != "hangs" else 1e9)),
+        ]
+        self.running += 1
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if waiting[0].done():
+                return
+            if way == "raises":
+                raise KeyError("bug")
+            await answering(status, scope[ATTEMPT])(scope, receive, send)
+        finally:
+            self.running -= 1
+            for task in waiting:
+                task.cancel()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@given(first=PLAN, second=PLAN, leaves=st.none() | MOMENT, cancelled=st.none() | MOMENT)
+@settings(deadline=None)
+def test_whatever_happens_there_is_at_most_one_answer_and_nothing_is_left(
+    first: tuple[float, int, str],
+    second: tuple[float, int, str],
+    leaves: float | None,
+    cancelled: float | None,
+) -> None:
+    async def history() -> None:
+        clock = ManualClock()
+        app = Planned(clock, first, second)
+        exchange = Exchange()
+        before = asyncio.all_tasks()
+        async with Conversation(
+            hedging(app, Runtime(clock=clock)), http_scope(**{EXCHANGE: exchange})
+        ) as talk:
+            talk.body()
+            for moment, happens in sorted(
+                ((leaves or 99, talk.disconnect), (cancelled or 99, talk.cancel)), key=lambda event: event[0]
+            ):
+                await clock.advance(1000 + moment - clock.monotonic())
+                happens()
+            await settle()
+        await settle()
+        assert (app.running, asyncio.all_tasks()) == (0, before)
+        with contextlib.suppress(KeyError, asyncio.CancelledError):
+            await talk.finish()
+        answer = talk.answer  # whose own checks refuse a second one
+        if answer.status:
+            assert answer.body == b"answer %d" % int((exchange.endpoint or "").split()[1])
+            assert exchange.upstream_status == answer.status
+
+    asyncio.run(history())
