@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from asgi_gateway.middleware.errors import ErrorsMiddleware as ErrorsMiddleware
     from asgi_gateway.middleware.gateway_headers import GatewayHeadersMiddleware as GatewayHeadersMiddleware
     from asgi_gateway.middleware.health import HealthMiddleware as HealthMiddleware
+    from asgi_gateway.middleware.hedge import HedgeMiddleware as HedgeMiddleware
     from asgi_gateway.middleware.rate_limit import RateLimitMiddleware as RateLimitMiddleware
     from asgi_gateway.middleware.request_id import RequestIdMiddleware as RequestIdMiddleware
     from asgi_gateway.middleware.retry import RetryMiddleware as RetryMiddleware
@@ -26,6 +27,7 @@ __all__ = [
     "ErrorsMiddleware",
     "GatewayHeadersMiddleware",
     "HealthMiddleware",
+    "HedgeMiddleware",
     "RateLimitMiddleware",
     "RequestIdMiddleware",
     "RetryMiddleware",
