@@ -87,7 +87,7 @@ class FallbackMiddleware:
                 return
             refuse_lost_cancellation(task, cancelling)
             body = body or ReplayableBody(receive, 0, empty=True)
-            scope = gate.scope
+            scope = gate.scope  # noqa: F841 - the next round reads it
             self._fallbacks.add()
             _begin_anew(exchange)
 

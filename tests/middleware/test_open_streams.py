@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from options_needed import WITH_OPTIONS
 
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.context import EXCHANGE, Exchange
@@ -33,6 +34,7 @@ LAYERS = [
     RetryMiddleware,
     TimeoutMiddleware,
     TracingMiddleware,
+    *WITH_OPTIONS,
 ]
 
 
