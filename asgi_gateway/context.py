@@ -42,6 +42,7 @@ class Exchange:
     """What became of one request, filled in by whichever layer learns it. Durations are seconds.
 
     `received` are the headers as the client sent them, if known; what a middleware adds is not among them.
+    `fallbacks` are the services that failed before another was tried, without a name an empty one.
     `would_reject` are the middlewares in shadow mode that would have refused the request.
     """
 
@@ -50,6 +51,7 @@ class Exchange:
         "breaker_state",
         "endpoint",
         "failure",
+        "fallbacks",
         "first_byte_seconds",
         "rate_limit",
         "received",
@@ -67,6 +69,7 @@ class Exchange:
         self.breaker_state: str | None = None
         self.endpoint: str | None = None
         self.failure: Failure | None = None
+        self.fallbacks: tuple[str, ...] = ()
         self.first_byte_seconds: float | None = None
         self.rate_limit: Window | None = None
         self.route: str | None = None

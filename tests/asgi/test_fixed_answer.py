@@ -1,45 +1,50 @@
-"""An answer that is settled beforehand."""
-
-from typing import Any
+"""An answer that is always the same."""
 
 import pytest
 
 from asgi_gateway.asgi.fixed_answer import FixedAnswer
-from asgi_gateway.testing import request
+from asgi_gateway.testing import Conversation, request, websocket_scope
 
 
-@pytest.mark.parametrize(
-    ("body", "content", "content_type"),
-    [
-        ("später", "später".encode(), "text/plain; charset=utf-8"),
-        ({"a": [1]}, b'{"a":[1]}', "application/json"),
-        ([], b"[]", "application/json"),
-    ],
-)
-async def test_a_text_is_sent_as_it_is_and_anything_else_as_json(
-    body: Any, content: bytes, content_type: str
-):
-    answer = await request(FixedAnswer(body=body))
-    assert (answer.status, answer.body, answer.header("content-type")) == (200, content, content_type)
-    assert answer.header("content-length") == str(len(content))
-
-
-async def test_head_gets_the_headers_alone():
-    answer = await request(FixedAnswer(body="abc", content_type="text/csv"), "HEAD")
-    assert (answer.body, answer.header("content-length"), answer.header("content-type")) == (
-        b"",
-        "3",
-        "text/csv",
+async def test_a_text_and_a_json_value_are_sent_with_their_type_and_length() -> None:
+    text = await request(FixedAnswer(200, body="grüß", headers={"X-One": "1"}))
+    assert (text.body, text.header("content-type")) == ("grüß".encode(), "text/plain; charset=utf-8")
+    assert (text.header("content-length"), text.header("x-one")) == ("6", "1")
+    value = await request(FixedAnswer(201, body={"a": [1]}))
+    assert (value.status, value.body, value.header("content-type")) == (
+        201,
+        b'{"a": [1]}',
+        "application/json",
     )
 
 
-@pytest.mark.parametrize("status", [204, 304])
-async def test_a_status_without_content_has_none(status: int):
-    answer = await request(FixedAnswer(status=status, body="abc", headers={"X-A": "b"}))
-    assert (answer.body, [*answer.headers]) == (b"", [(b"x-a", b"b")])
+async def test_head_has_the_length_of_the_body_and_no_body() -> None:
+    answer = await request(FixedAnswer(body="four"), "HEAD")
+    assert (answer.header("content-length"), answer.body) == ("4", b"")
 
 
-@pytest.mark.parametrize("headers", [{"a b": "c"}, {"a": "b\r\nc: d"}, {"Content-Length": "5"}])
-def test_headers_that_cannot_be_sent_are_refused(headers: dict[str, str]):
-    with pytest.raises(ValueError, match=r"header|control"):
-        FixedAnswer(headers=headers)
+async def test_no_content_has_no_length() -> None:
+    answer = await request(FixedAnswer(204))
+    assert (answer.status, answer.headers) == (204, [])
+
+
+async def test_a_handshake_is_refused_with_it() -> None:
+    async with Conversation(FixedAnswer(503, body="x"), websocket_scope()) as talk:
+        assert (await talk.next())["status"] == 503
+    async with Conversation(FixedAnswer(503), websocket_scope(denial=False)) as talk:
+        assert await talk.next() == {"type": "websocket.close", "code": 1008}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"status": 199},
+        {"status": 204, "body": "x"},
+        {"headers": {"a b": "1"}},
+        {"headers": {"a": "1\r\nb: 2"}},
+        {"headers": {"Content-Length": "1"}},
+    ],
+)
+def test_what_cannot_be_sent_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        FixedAnswer(**wrong)  # type: ignore[arg-type]

@@ -491,7 +491,7 @@ async def test_a_fixed_answer_stands_in_while_it_is_open(runtime: Runtime):
     )
     await ask(breaker)
     answer = await request(breaker)
-    assert (answer.status, answer.body) == (200, b'{"models":[]}')
+    assert (answer.status, answer.body) == (200, b'{"models": []}')
     assert answer.header("content-type") == "application/json"
     assert answer.header("x-from") == "breaker"
     assert "x-gateway-error" not in dict(answer.headers)

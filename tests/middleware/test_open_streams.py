@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from options_needed import WITH_OPTIONS
 
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.context import EXCHANGE, Exchange
@@ -35,6 +36,7 @@ LAYERS = [
     RetryMiddleware,
     TimeoutMiddleware,
     TracingMiddleware,
+    *WITH_OPTIONS,
 ]
 
 
