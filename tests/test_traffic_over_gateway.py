@@ -41,8 +41,10 @@ async def test_a_service_falls_back_to_another_which_is_named(tmp_path: Path) ->
                   main:
                     url: {dead}
                     routes: [{{path: /*}}]
-                    middleware: [{{fallback: {{targets: [spare]}}}}, {{circuit_breaker: {{failure_threshold: 1}}}}]
-                  spare: {{url: "{spare.url}", routes: []}}
+                    middleware:
+                      - fallback: {{targets: [spare]}}
+                      - circuit_breaker: {{failure_threshold: 1}}
+                  spare: {{url: "{spare.url}", routes: [{{path: /other/*}}]}}
                 """,
             )
             async with serve(Gateway(config)) as server:
@@ -62,8 +64,11 @@ async def test_the_last_answer_is_the_last_services_own(tmp_path: Path) -> None:
             tmp_path,
             f"""
             services:
-              main: {{url: "{main.url}", routes: [{{path: /*}}], middleware: [{{fallback: {{targets: [spare]}}}}]}}
-              spare: {{url: "{spare.url}", routes: []}}
+              main:
+                url: {main.url}
+                routes: [{{path: /*}}]
+                middleware: [{{fallback: {{targets: [spare]}}}}]
+              spare: {{url: "{spare.url}", routes: [{{path: /other/*}}]}}
             """,
         )
         async with serve(Gateway(config)) as server:
@@ -82,7 +87,7 @@ async def test_shares_go_to_services_by_weight(tmp_path: Path) -> None:
                 url: {old.url}
                 routes: [{{path: /*}}]
                 middleware: [{{split: {{own_weight: 80, targets: [{{service: new, weight: 20}}]}}}}]
-              new: {{url: "{new.url}", routes: []}}
+              new: {{url: "{new.url}", routes: [{{path: /other/*}}]}}
             """,
         )
         async with serve(Gateway(config)) as server:
@@ -91,7 +96,7 @@ async def test_shares_go_to_services_by_weight(tmp_path: Path) -> None:
     assert abs(len(new.requests) / 300 - 0.2) < 0.1
 
 
-@pytest.mark.parametrize("behaviour", [behaviours.answer(500), behaviours.never()])
+@pytest.mark.parametrize("behaviour", [behaviours.answer(500), behaviours.hang()])
 async def test_a_mirror_gets_the_request_and_the_client_nothing_of_it(tmp_path: Path, behaviour: Any) -> None:
     async with Upstream(behaviours.answer(body=b"main")) as main, Upstream(behaviour) as copies:
         config = yaml(
@@ -99,7 +104,7 @@ async def test_a_mirror_gets_the_request_and_the_client_nothing_of_it(tmp_path: 
             f"""
             services:
               main: {{url: "{main.url}", routes: [{{path: /*}}], middleware: [{{mirror: {{target: next}}}}]}}
-              next: {{url: "{copies.url}", routes: []}}
+              next: {{url: "{copies.url}", routes: [{{path: /other/*}}]}}
             """,
         )
         async with serve(Gateway(config)) as server:
