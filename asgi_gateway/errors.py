@@ -14,6 +14,7 @@ FailureKind = Literal[
     "rate_limited",
     "overloaded",
     "no_endpoint",
+    "draining",
     "route_not_found",
     "method_not_allowed",
     "bad_request",

@@ -38,6 +38,7 @@ FLOORS = {
     "gateway": 5,
     "generation": 5,
     "lifespan": 5,
+    "reload": 5,
     "router": 5,
     "terminals": 5,
     "__init__": 6,
@@ -72,7 +73,7 @@ SAME_FLOOR = {
 
 IMPURE = {"time", "random"}
 TASK_STARTERS = {"create_task", "ensure_future", "TaskGroup", "start_soon", "gather", "run_in_executor"}
-MAY_START_TASKS = {"proxy", "gateway", "lifespan", "server", "testing", "demo"}
+MAY_START_TASKS = {"proxy", "gateway", "lifespan", "reload", "server", "testing", "demo"}
 RACES = {"middleware/hedge.py", "asgi/hearing.py"}
 """Two attempts at once are what a hedge is."""
 

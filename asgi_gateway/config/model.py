@@ -34,7 +34,7 @@ from asgi_gateway.policies.health_check import HealthCheck
 from asgi_gateway.proxy.forwarded import Style
 from asgi_gateway.proxy.tls import Tls, client_context
 from asgi_gateway.proxy.transport import Connections, Timeouts, WebSocketOptions, parse_url
-from asgi_gateway.types import MethodSet, Seconds
+from asgi_gateway.types import MethodSet, PositiveSeconds, Seconds
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,12 @@ def _usable_tls(tls: Tls, info: ValidationInfo) -> Tls:
     tls = tls.in_folder(folder)
     client_context(tls)
     return tls
+
+
+def _checked_socket(path: str) -> str:
+    if not path or len(path.encode()) > 100:
+        raise ValueError("expected a path of at most 100 bytes, as the system takes no longer ones")
+    return path
 
 
 def _checked_import(reference: str) -> str:
@@ -146,6 +152,43 @@ class Logging(Part):
 
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         default="info", description="The least severe level that is logged, in either case of letters."
+    )
+
+
+class Reload(Part):
+    """How the gateway follows changes of its configuration."""
+
+    watch: bool = Field(
+        default=True, description="Whether the file and those it includes are looked at for changes."
+    )
+    interval: PositiveSeconds = Field(default=1.0, description="How often they are looked at.")
+    drain_timeout: Seconds = Field(
+        default=300.0,
+        description="How long what is in progress may go on with a service that was removed or changed.",
+    )
+
+
+class Shutdown(Part):
+    """How a process that is told to stop ends."""
+
+    accept_grace: Seconds = Field(
+        default=0.0,
+        description="How long after SIGTERM new requests are still taken, while it is not ready any more.",
+    )
+    drain_timeout: Seconds = Field(
+        default=25.0, description="How long after that what is in progress may go on."
+    )
+    stream_timeout: Seconds | None = Field(
+        default=None,
+        description="How long of that streams may go on, answers without a length; all if unset.",
+    )
+
+
+class Admin(Part):
+    """Where the running gateway is asked to reload and how it stands."""
+
+    socket: Annotated[str, AfterValidator(_checked_socket)] | None = Field(
+        default=None, description="A Unix socket that only the same user may open; none if unset."
     )
 
 
@@ -312,6 +355,13 @@ class Config(Part):
     version: Literal[1] = Field(description="The version of this format: 1.")
     listen: Listen = Field(default=Listen())
     logging: Logging = Field(default=Logging())
+    workers: int = Field(default=1, ge=1, le=1024, description="Processes that serve.")
+    reload: Reload = Field(default=Reload())
+    shutdown: Shutdown = Field(default=Shutdown())
+    admin: Admin = Field(default=Admin())
+    include: tuple[str, ...] = Field(
+        default=(), description="Files with more services: paths and patterns such as services/*.yaml."
+    )
     middleware: Chain = Field(default=(), description="The global chain, outermost first.")
     services: dict[Annotated[str, AfterValidator(_checked_name)], Service] = Field(
         default_factory=dict,
