@@ -230,7 +230,6 @@ class _Race:
         hedge.hedges.add()
         exchange.attempts += 1
         self.second_exchange = copy = exchange.copy()
-        copy.failure = None
         self.first_over = asyncio.Event()
         self.second = _HedgeGate(scope, self._send_second, self)
         inner = {

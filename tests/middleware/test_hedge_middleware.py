@@ -342,25 +342,41 @@ async def test_what_the_loser_says_while_it_unwinds_is_not_told(
     assert exchange.failure is None
 
 
-async def test_endpoints_that_either_has_tried_are_known_afterwards(clock: ManualClock, runtime: Runtime):
-    tried: list[tuple[object, ...]] = []
+@pytest.mark.parametrize("first", [0, 1])
+async def test_endpoints_that_either_has_tried_are_known_afterwards(
+    first: int, app: Attempts, clock: ManualClock, runtime: Runtime
+):
+    def failing(number: int) -> ASGIApp:
+        async def attempt(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[EXCHANGE].tried += (number,)
+            await answering(503)(scope, receive, send)
 
-    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = scope[EXCHANGE]
-        tried.append(exchange.tried)
-        exchange.tried += (len(tried),)
-        if len(tried) > 2:
-            await answering(200)(scope, receive, send)
-            return
-        await asyncio.Event().wait()
+        return attempt
 
-    retry = RetryMiddleware(hedging(inner, runtime), per_attempt_timeout=5, backoff=AT_ONCE, runtime=runtime)
-    async with asking(retry) as talk:
+    retry = RetryMiddleware(hedging(app, runtime), backoff=AT_ONCE, runtime=runtime)
+    async with asking(retry):
         await clock.advance(1)
-        assert tried == [(), (1,)]
-        await clock.advance(4)
-        assert (await talk.finish()).status == 200
-    assert tried[2][:1] == (1,)
+        app.answer(first, failing(first))
+        await settle()
+        app.answer(1 - first, failing(1 - first))
+        await settle()
+        assert len(app.scopes) == 3
+        assert sorted(app.scopes[2][EXCHANGE].tried) == [0, 1]
+
+
+async def test_what_an_outer_layer_says_when_it_cancels_is_kept(
+    app: Attempts, clock: ManualClock, runtime: Runtime
+):
+    exchange = Exchange()
+    async with asking(hedging(app, runtime), **{EXCHANGE: exchange}) as talk:
+        await clock.advance(1)
+        app.answer(0, 503)
+        await settle()
+        exchange.failure = Failure("timeout", "upstream", request_sent=True)
+        talk.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await talk.finish()
+    assert exchange.failure == Failure("timeout", "upstream", request_sent=True)
 
 
 async def test_a_failure_that_breaks_the_winners_answer_is_told(
