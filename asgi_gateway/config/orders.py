@@ -45,6 +45,8 @@ ORDERS: tuple[Order, ...] = (
     Order("retry", "rate_limit", "every attempt counts against the limit, not every request"),
     Order("retry", "timeout", "the time is allowed to each attempt anew, and nothing bounds them together"),
     Order("retry", "retry", "the attempts multiply"),
+    Order("circuit_breaker", "fallback", "while its circuit is open no other service is asked"),
+    Order("retry", "fallback", "every attempt asks all services anew"),
     Order("rate_limit", "access_log", "what it refuses is not logged"),
     Order("rate_limit", "gateway_headers", "its refusals have no X-Gateway headers"),
     Order("rate_limit", "health", "it counts and refuses health checks; exempt their paths", _limits_health),
