@@ -33,7 +33,9 @@ class SplitTarget:
             raise ValueError("weight must be 0 or more")
 
 
-def _sticky(name: str) -> str:
+def _sticky(name: str | None) -> str | None:
+    if name is None:
+        return None
     kind, _, rest = name.partition(":")
     if name != "client_address" and not (kind in ("header", "cookie") and rest):
         raise ValueError(f"expected header:<name>, cookie:<name> or client_address, not {name!r}")

@@ -7,7 +7,12 @@ import pytest
 
 from asgi_gateway.context import DEADLINE, EXCHANGE, Exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
-from asgi_gateway.middleware import CircuitBreakerMiddleware, FallbackMiddleware, RateLimitMiddleware
+from asgi_gateway.middleware import (
+    CircuitBreakerMiddleware,
+    FallbackMiddleware,
+    FaultMiddleware,
+    RateLimitMiddleware,
+)
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.testing import Conversation, ManualClock, ScriptedApp, http_scope, request, settle
@@ -70,6 +75,11 @@ async def test_an_open_breaker_falls_back_and_a_limit_does_not() -> None:
 async def test_other_refusals_of_what_guards_the_service_fall_back(kind: str) -> None:
     refusing = Problem(503, Failure(kind, "gateway"), "No.")  # type: ignore[arg-type]
     assert (await request(FallbackMiddleware(refusing, targets=[ScriptedApp(200)]))).status == 200
+
+
+async def test_a_connection_broken_before_the_answer_falls_back() -> None:
+    broken_off = FaultMiddleware(ScriptedApp(200), abort={"reset": True})
+    assert (await request(FallbackMiddleware(broken_off, targets=[ScriptedApp(201)]))).status == 201
 
 
 async def test_a_client_that_left_is_not_served_again() -> None:
