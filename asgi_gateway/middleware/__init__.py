@@ -10,12 +10,16 @@ if TYPE_CHECKING:
     from asgi_gateway.middleware.access_log import AccessLogMiddleware as AccessLogMiddleware
     from asgi_gateway.middleware.circuit_breaker import CircuitBreakerMiddleware as CircuitBreakerMiddleware
     from asgi_gateway.middleware.client_address import ClientAddressMiddleware as ClientAddressMiddleware
+    from asgi_gateway.middleware.concurrency_limit import (
+        ConcurrencyLimitMiddleware as ConcurrencyLimitMiddleware,
+    )
     from asgi_gateway.middleware.errors import ErrorsMiddleware as ErrorsMiddleware
     from asgi_gateway.middleware.fallback import FallbackMiddleware as FallbackMiddleware
     from asgi_gateway.middleware.fault import FaultMiddleware as FaultMiddleware
     from asgi_gateway.middleware.gateway_headers import GatewayHeadersMiddleware as GatewayHeadersMiddleware
     from asgi_gateway.middleware.health import HealthMiddleware as HealthMiddleware
     from asgi_gateway.middleware.hedge import HedgeMiddleware as HedgeMiddleware
+    from asgi_gateway.middleware.load_shed import LoadShedMiddleware as LoadShedMiddleware
     from asgi_gateway.middleware.mirror import MirrorMiddleware as MirrorMiddleware
     from asgi_gateway.middleware.mock import MockMiddleware as MockMiddleware
     from asgi_gateway.middleware.rate_limit import RateLimitMiddleware as RateLimitMiddleware
@@ -29,12 +33,14 @@ __all__ = [
     "AccessLogMiddleware",
     "CircuitBreakerMiddleware",
     "ClientAddressMiddleware",
+    "ConcurrencyLimitMiddleware",
     "ErrorsMiddleware",
     "FallbackMiddleware",
     "FaultMiddleware",
     "GatewayHeadersMiddleware",
     "HealthMiddleware",
     "HedgeMiddleware",
+    "LoadShedMiddleware",
     "MirrorMiddleware",
     "MockMiddleware",
     "RateLimitMiddleware",

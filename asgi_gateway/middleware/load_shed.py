@@ -1,0 +1,110 @@
+"""Refuse early what an overloaded process would only serve late."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field
+
+from asgi_gateway.asgi.calls import direct
+from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
+from asgi_gateway.asgi.retry_after import retry_after_header
+from asgi_gateway.asgi.shadow import Shadow
+from asgi_gateway.context import join_exchange
+from asgi_gateway.errors import Failure
+from asgi_gateway.options import validated
+from asgi_gateway.policies.load_shed import LoadShed
+from asgi_gateway.problem import Problem
+from asgi_gateway.runtime import Runtime
+from asgi_gateway.types import ASGIApp, Mode, PositiveSeconds, Receive, Scope, Send
+
+INTERVAL: Final = 0.1
+"""Seconds between two looks at how late the event loop is."""
+
+
+def _checked_path(pattern: str) -> str:
+    PathPattern(pattern)
+    return pattern
+
+
+class LoadShedMiddleware:
+    """Answer 503 to a growing part of the requests while the event loop is later than `max_lag`.
+
+    How late it is shows a timer that runs only while requests come. At twice `max_lag` all are refused but
+    the `exempt` paths.
+
+        LoadShedMiddleware(app, max_lag=0.1)
+    """
+
+    @validated
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_lag: Annotated[
+            PositiveSeconds, Field(description="How late the event loop may be with nothing refused.")
+        ] = 0.2,
+        exempt: Annotated[
+            tuple[Annotated[str, AfterValidator(_checked_path)], ...],
+            Field(description="Paths that are never refused, such as /health/*."),
+        ] = ("/health/*",),
+        retry_after: Annotated[
+            PositiveSeconds, Field(description="What a refusal asks a client to wait.")
+        ] = 1.0,
+        mode: Mode = "enforce",
+        runtime: Runtime | None = None,
+    ) -> None:
+        self._runtime = runtime = runtime or Runtime()
+        self.app = direct(app)
+        self.policy = LoadShed(max_lag)
+        self._exempt = [PathPattern(pattern) for pattern in exempt]
+        self._shadow = Shadow("load_shed", runtime) if mode == "shadow" else None
+        self._rejected = runtime.counter("load_shed_rejected_total")
+        self._watching = False
+        self._asked = False
+        self._refusal = Problem(
+            503,
+            Failure("overloaded", "gateway"),
+            "The gateway is overloaded; see Retry-After.",
+            headers=[retry_after_header(retry_after)],
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.enter_asgi(scope, receive, send)
+
+    def enter_asgi(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The same without a frame of its own; see `asgi_gateway.asgi.calls`."""
+        if scope["type"] not in ("http", "websocket"):
+            return self.app(scope, receive, send)
+        self._asked = True
+        if not self._watching:
+            self._watch()
+        if self.policy.lag and self.policy.sheds(self._runtime.random()) and not self._is_exempt(scope):
+            if self._shadow is None:
+                self._rejected.add()
+                return self._refusal(scope, receive, send)
+            scope, exchange = join_exchange(scope)
+            self._shadow.would_reject(exchange)
+        return self.app(scope, receive, send)
+
+    def _is_exempt(self, scope: Scope) -> bool:
+        """A path is, if it is in every reading."""
+        spelled = request_path(scope)
+        paths = {spelled, resolved(spelled)}
+        return any(all(map(pattern.matches, paths)) for pattern in self._exempt)
+
+    def _watch(self) -> None:
+        """Look at the loop in a while, and go on for as long as requests come."""
+        self._watching = True
+        clock = self._runtime.clock
+        clock.call_later(INTERVAL, self._look, clock.monotonic() + INTERVAL)
+
+    def _look(self, due: float) -> None:
+        self.policy.observed(max(0.0, self._runtime.clock.monotonic() - due))
+        if self._asked:
+            self._asked = False
+            self._watch()
+        else:
+            self._watching = False
+            self.policy.lag = 0.0
