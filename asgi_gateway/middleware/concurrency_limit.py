@@ -59,8 +59,7 @@ class ConcurrencyLimitMiddleware:
             QueueOrder, Field(description="Who is next: the first that came, or the last.")
         ] = "fifo",
         key: Annotated[
-            str | None,
-            AfterValidator(_checked_key),
+            Annotated[str, AfterValidator(_checked_key)] | None,
             Field(
                 description="What has places of its own: client_address, path, service, header:<name>, or a "
                 "function <package.module>:<function>; everything together by default."

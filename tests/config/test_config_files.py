@@ -23,6 +23,7 @@ from asgi_gateway.config import (
     warnings_of,
 )
 from asgi_gateway.config.schema import Generator
+from asgi_gateway.gateway import Gateway
 from asgi_gateway.options import accepts_runtime
 from asgi_gateway.proxy.tls import Tls
 from asgi_gateway.registry import Registry
@@ -158,3 +159,9 @@ def test_every_key_and_default_is_documented(part: type, prefix: str) -> None:
             assert parse_size(cell) == default
         elif isinstance(default, bool | int | str):
             assert cell == str(default).lower()
+
+
+@pytest.mark.parametrize("name", Registry(()).names)
+def test_every_middleware_can_be_built_from_yaml_with_its_defaults(name: str) -> None:
+    service = {"url": "http://127.0.0.1:9", "routes": [{"path": "/*"}], "middleware": [name]}
+    Gateway({"version": 1, "services": {"one": service}})
