@@ -13,6 +13,7 @@ FailureKind = Literal[
     "circuit_open",
     "rate_limited",
     "overloaded",
+    "store_unavailable",
     "no_endpoint",
     "route_not_found",
     "method_not_allowed",
@@ -59,6 +60,10 @@ class ResponseAborted(Exception):
 
 class ClientDisconnected(Exception):
     """The client left before its answer was complete; nobody is there to be told."""
+
+
+class StoreUnavailable(Exception):
+    """The shared store gave no answer, none in time, or an error; the message holds nothing secret."""
 
 
 class MissingExtra(ImportError):

@@ -72,7 +72,7 @@ SAME_FLOOR = {
 
 IMPURE = {"time", "random"}
 TASK_STARTERS = {"create_task", "ensure_future", "TaskGroup", "start_soon", "gather", "run_in_executor"}
-MAY_START_TASKS = {"proxy", "gateway", "lifespan", "server", "testing", "demo"}
+MAY_START_TASKS = {"proxy", "stores", "gateway", "lifespan", "server", "testing", "demo"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
