@@ -27,6 +27,8 @@ ROUTE: Final = "asgi_gateway.route"
 STRIPPED_PREFIX: Final = "asgi_gateway.stripped_prefix"
 DEADLINE: Final = "asgi_gateway.deadline"
 ATTEMPT: Final = "asgi_gateway.attempt"
+RETRY_BUDGET: Final = "asgi_gateway.retry_budget"
+"""The budget that has counted the request, so that a retry and a hedge do not both do so."""
 ON_DISCONNECT: Final = "asgi_gateway.on_disconnect"
 """A function of our own server: have a callback called when the client leaves; returns what takes it back."""
 
@@ -40,6 +42,7 @@ class Exchange:
     """What became of one request, filled in by whichever layer learns it. Durations are seconds.
 
     `received` are the headers as the client sent them, if known; what a middleware adds is not among them.
+    `fallbacks` are the services that failed before another was tried, without a name an empty one.
     `would_reject` are the middlewares in shadow mode that would have refused the request.
     """
 
@@ -48,6 +51,7 @@ class Exchange:
         "breaker_state",
         "endpoint",
         "failure",
+        "fallbacks",
         "first_byte_seconds",
         "rate_limit",
         "received",
@@ -65,6 +69,7 @@ class Exchange:
         self.breaker_state: str | None = None
         self.endpoint: str | None = None
         self.failure: Failure | None = None
+        self.fallbacks: tuple[str, ...] = ()
         self.first_byte_seconds: float | None = None
         self.rate_limit: Window | None = None
         self.route: str | None = None
@@ -73,6 +78,17 @@ class Exchange:
         self.upstream_seconds: float | None = None
         self.upstream_status: int | None = None
         self.would_reject: tuple[str, ...] = ()
+
+    def copy(self) -> Exchange:
+        """The same for one of several attempts that run at once."""
+        other = Exchange.__new__(Exchange)
+        other.become(self)
+        return other
+
+    def become(self, other: Exchange) -> None:
+        """Take over everything that `other` knows."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
 
     def __repr__(self) -> str:
         known = (

@@ -15,6 +15,7 @@ FailureKind = Literal[
     "overloaded",
     "store_unavailable",
     "no_endpoint",
+    "draining",
     "route_not_found",
     "method_not_allowed",
     "bad_request",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -13,12 +14,17 @@ from asgi_gateway.config import Config, load_config, parse_config
 from asgi_gateway.context import join_exchange
 from asgi_gateway.generation import Generation, compile_generation
 from asgi_gateway.lifespan import InnerLifespan, StartupFailed
-from asgi_gateway.proxy.endpoints import Endpoint
+from asgi_gateway.proxy.app import ProxyApp
+from asgi_gateway.proxy.endpoints import Endpoint, EndpointsApp
 from asgi_gateway.runtime import Lifecycle, Runtime
+from asgi_gateway.state import check_same_state, open_state
 from asgi_gateway.types import ASGIApp, Receive, Scope, Send
 
 CONFIG_VARIABLE: Final = "ASGI_GATEWAY_CONFIG"
 DEFAULT_CONFIG: Final = "gateway.yaml"
+
+LOOK_AGAIN: Final = 1.0
+"""Seconds between two looks at whether what was removed serves something still."""
 
 Source: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Config
 """A file, its content, or what was made of it."""
@@ -48,8 +54,14 @@ class Gateway:
         self._lifecycle = Lifecycle(phase="starting")
         base = runtime or Runtime()
         self._runtime = replace(base, lifecycle=self._lifecycle, services={}, chains={}, service=None)
+        self._store = open_state(self.config, self._runtime)
+        self._runtime = replace(self._runtime, state=self._store or base.state)
         self._lifecycle.started_at = base.clock.monotonic()
         self._has_lifespan = False
+        self._reloading = asyncio.Lock()
+        self._retiring: dict[asyncio.Task[None], list[ProxyApp | EndpointsApp | Endpoint]] = {}
+        self.number = 1
+        """Which generation serves: 1, and one more with each reload."""
         self._live = compile_generation(self.config, app, self._runtime)
         self._live.take_over(self._runtime)
 
@@ -68,20 +80,86 @@ class Gateway:
     async def reload(self, config: Source | None = None) -> None:
         """Serve another configuration from now on, or what is in the same file now.
 
-        What did not change keeps what it knows; requests in progress end as they began. A configuration
-        with mistakes raises `ConfigError` and changes nothing, and so does one with other ``app:``
-        services. Once the gateway stops, nothing is reloaded any more.
+        What did not change keeps what it knows. Requests in progress end as they began, those to what is
+        gone within ``reload.drain_timeout``. A file is read in a thread. A configuration with mistakes
+        raises `ConfigError` and changes nothing, and so does one with other ``app:`` services. Once the
+        gateway stops, nothing is reloaded any more.
         """
-        if self._lifecycle.phase == "draining":
-            return
         source = self._source if config is None else config
         if config is None and isinstance(source, Mapping | Config):
             raise ValueError("there is no file to read again: name one, or give the configuration")
-        loaded = _loaded(source)
-        old, new = self._live, compile_generation(loaded, self._app, self._runtime, self._live)
-        self._live, self._source, self.config = new, source, loaded
-        gone = new.take_over(self._runtime)
-        await _close_and_open(old, new, gone)
+        async with self._reloading:
+            loaded = source if isinstance(source, Config) else await asyncio.to_thread(_loaded, source)
+            if self._lifecycle.phase == "draining":
+                return
+            check_same_state(self.config, loaded)
+            old, new = self._live, compile_generation(loaded, self._app, self._runtime, self._live)
+            self._live, self._source, self.config = new, source, loaded
+            self.number += 1
+            gone = new.take_over(self._runtime)
+            leaving = [*(proxy for proxy in old.proxies if proxy not in new.proxies), *gone]
+            self._retire(leaving)
+            await _open(old, new)
+
+    def drain(self) -> None:
+        """Not ready from now on, so that a balancer in front sends no more; all is still served."""
+        self._lifecycle.phase = "draining"
+
+    def end_websockets(self) -> None:
+        """Close every WebSocket to a service (1001), both sides of it."""
+        for proxy in chain(self._live.proxies, *self._retiring.values()):
+            proxy.end_websockets()
+
+    def check(self, config: Config) -> None:
+        """Raise `ConfigError` where a reload with this configuration would, and change nothing."""
+        check_same_state(self.config, config)
+        runtime = replace(self._runtime, services=dict(self._runtime.services))
+        compile_generation(config, self._app, runtime, self._live)
+
+    def status(self) -> dict[str, Any]:
+        """How it stands: its phase, its services, and every counter; plain data."""
+        now = self._runtime.clock.monotonic()
+        services = {
+            name: {
+                "required": service.required,
+                "breaker": service.breaker_state(now),
+                "endpoints": [asdict(endpoint) for endpoint in service.endpoints()]
+                if service.endpoints
+                else [],
+            }
+            for name, service in self._runtime.services.items()
+        }
+        counters = [
+            {"name": counter.name, "labels": dict(counter.labels), "value": counter.value}
+            for counter in self._runtime.counters
+        ]
+        return {
+            "phase": self._lifecycle.phase,
+            "generation": self.number,
+            "uptime_seconds": round(now - self._lifecycle.started_at, 3),
+            "services": services,
+            "counters": counters,
+        }
+
+    def _retire(self, leaving: list[ProxyApp | EndpointsApp | Endpoint]) -> None:
+        """Close what serves nothing new, as soon as it serves nothing at all."""
+        if leaving:
+            task = asyncio.get_running_loop().create_task(self._closed_in_time(leaving))
+            self._retiring[task] = leaving
+            task.add_done_callback(lambda ended: self._retiring.pop(ended, None))
+
+    async def _closed_in_time(self, leaving: list[ProxyApp | EndpointsApp | Endpoint]) -> None:
+        clock = self._runtime.clock
+        deadline = clock.monotonic() + self.config.reload.drain_timeout
+        for one in leaving:
+            await one.aclose()
+        while any(one.in_flight for one in leaving):
+            left = deadline - clock.monotonic()
+            if left <= 0:
+                for one in leaving:
+                    await one.cut()
+                return
+            await clock.sleep(min(left, LOOK_AGAIN))
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start inner apps after ourselves and stop them before (ASGI lifespan specification 2.0)."""
@@ -97,6 +175,8 @@ class Gateway:
             await self._stop(started)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise  # asgi-lifespan reads only the exception, servers only the message
+        if self._store is not None:
+            await self._store.start()
         await asyncio.gather(*(proxy.warm() for proxy in self._live.proxies))
         self._lifecycle.phase = "serving"
         await send({"type": "lifespan.startup.complete"})
@@ -108,8 +188,12 @@ class Gateway:
     async def _stop(self, started: list[InnerLifespan]) -> None:
         for inner in reversed(started):
             await inner.shutdown()
+        for task in self._retiring:
+            task.cancel()
         for proxy in self._live.proxies:
             await proxy.aclose()
+        if self._store is not None:
+            await self._store.aclose()
 
     def __repr__(self) -> str:
         return f"<Gateway {self._lifecycle.phase}, services: {', '.join(self.config.services) or 'none'}>"
@@ -120,11 +204,9 @@ def create_app() -> Gateway:
     return Gateway(os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
 
 
-async def _close_and_open(old: Generation, new: Generation, gone: list[Endpoint]) -> None:
-    """Close what only the old generation has, then open what is new in the new one."""
+async def _open(old: Generation, new: Generation) -> None:
+    """Open what is new in the new generation."""
     before, now = old.proxies, new.proxies
-    for leaving in (*(proxy for proxy in before if proxy not in now), *gone):
-        await leaving.aclose()
     changed = {one.terminal for one in new.services.values() if one.replace_endpoints is not None}
     await asyncio.gather(*(proxy.warm() for proxy in now if proxy in changed or proxy not in before))
 

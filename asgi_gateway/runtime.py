@@ -11,6 +11,7 @@ from asgi_gateway.clock import Clock, SystemClock
 from asgi_gateway.counters import Counter, Counters
 from asgi_gateway.events import EventSink, log_event
 from asgi_gateway.policies.circuit_breaker import CircuitBreaker
+from asgi_gateway.policies.retry_budget import Budget, RetryBudget
 from asgi_gateway.policies.window import Limit, Window
 from asgi_gateway.types import ASGIApp
 
@@ -43,11 +44,19 @@ class ServiceStatus:
     breakers: list[CircuitBreaker] = field(default_factory=list)
     endpoints: Callable[[], Sequence[EndpointStatus]] | None = None
     """Tells how the endpoints stand, where their health is known."""
+    retry_budgets: dict[Budget, RetryBudget] = field(default_factory=dict)
 
     def breaker_state(self, now: float) -> str | None:
         """The state of the service's breaker, the worst where it has several; None without one."""
         states = {breaker.state(now) for breaker in self.breakers}
         return next((state for state in ("open", "half_open", "closed") if state in states), None)
+
+    def retry_budget(self, budget: Budget) -> RetryBudget:
+        """The one retry budget of the service with these options, for all who retry or hedge."""
+        known = self.retry_budgets.get(budget)
+        if known is None:
+            known = self.retry_budgets[budget] = RetryBudget(budget)
+        return known
 
     def usable(self, now: float) -> bool:
         if self.breaker_state(now) == "open":
@@ -58,7 +67,9 @@ class ServiceStatus:
 class SharedState(Protocol):
     """What several processes know together: `asgi_gateway.stores.store.Store`."""
 
-    def limiter(self, name: str, limits: Sequence[Limit], cost: int) -> Callable[[Hashable], Awaitable[Window]]:
+    def limiter(
+        self, name: str, limits: Sequence[Limit], cost: int
+    ) -> Callable[[Hashable], Awaitable[Window]]:
         """Counts a request of a key in all limits; what it returns raises `StoreUnavailable`."""
 
 
@@ -86,6 +97,13 @@ class Runtime:
     def counter(self, name: str, **labels: str | None) -> Counter:
         """The counter of that name and these labels, for `service` where there is one."""
         return self.counters.counter(name, service=self.service, **labels)
+
+    @property
+    def service_status(self) -> ServiceStatus:
+        """What is known of `service`; of nothing but the caller's own where there is none."""
+        if self.service is None:
+            return ServiceStatus("")
+        return self.services.setdefault(self.service, ServiceStatus(self.service))
 
     def scoped_to(self, service: str) -> Runtime:
         """The same runtime for the chain of one service."""

@@ -164,6 +164,9 @@ PositiveSeconds = Annotated[
 ]
 """A duration in seconds, more than zero."""
 
+Ratio = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+"""A part of a whole, above 0 and at most 1."""
+
 Size = Annotated[
     int,
     BeforeValidator(parse_size),

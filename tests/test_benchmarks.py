@@ -14,6 +14,7 @@ from tests.benchmarks.bars import BARS, layer_us
 from tests.benchmarks.peers import ALL, LAYERED, Place
 from tests.benchmarks.peers.ours import bare_config, roomy, whole_config
 from tests.benchmarks.services import completion
+from tests.benchmarks.soak import Sample, verdict
 from tests.benchmarks.wrk import read_report
 
 WRK = """Running 1s test @ http://127.0.0.1:1/
@@ -104,3 +105,21 @@ def test_the_page_keeps_what_stands_around_the_figures(tmp_path):
     assert page.read_text() == (
         f"before\n{report.BEGIN}\n\n![load](images/load.svg)\n\nnew\n{report.END}\nafter\n"
     )
+
+
+def flat(**changes: int) -> list[Sample]:
+    """Nine samples that stay the same but for what the last three have in place."""
+    usual = {"kilobytes": 60_000, "files": 50, "tasks": 30}
+    return [Sample(n, **(usual if n < 6 else {**usual, **changes})) for n in range(9)]
+
+
+@pytest.mark.parametrize(("what", "value"), [("kilobytes", 64_000), ("files", 90), ("tasks", 60)])
+def test_what_grows_while_it_soaks_is_told(what: str, value: int) -> None:
+    rest = (Sample(0, 50_000, 20, 10), Sample(9, 60_000, 21, 10))
+    assert verdict(flat(), rest) == []
+    assert [one.partition(" ")[0] for one in verdict(flat(**{what: value}), rest)] == [what]
+
+
+def test_what_is_left_after_a_soak_is_told() -> None:
+    left = (Sample(0, 50_000, 20, 10), Sample(9, 60_000, 40, 30))
+    assert verdict(flat(), left) == ["files were left: 20", "tasks were left: 20"]

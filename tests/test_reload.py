@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 from asgi_lifespan import LifespanManager
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as serve_websocket
 
 from asgi_gateway import ConfigError, Gateway
+from asgi_gateway.config import parse_config
+from asgi_gateway.errors import ResponseAborted
 from asgi_gateway.proxy.endpoints import EndpointsApp
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.testing import (
@@ -21,6 +25,7 @@ from asgi_gateway.testing import (
     behaviours,
     http_scope,
     request,
+    websocket_scope,
 )
 from asgi_gateway.testing.connection import Connection, Handler
 from asgi_gateway.testing.received import Request
@@ -343,3 +348,122 @@ async def test_a_gateway_that_stops_reloads_nothing() -> None:
         pass
     await gateway.reload(config(data=service(url="http://127.0.0.1:9")))
     assert not gateway.config.services
+
+
+@pytest.mark.parametrize("transport", ["http1", "httpx"])
+async def test_what_a_removed_service_still_does_ends_at_the_deadline(transport: str) -> None:
+    clock = ManualClock()
+    async with Upstream(switched(asyncio.Event())) as upstream:
+        gateway = Gateway(
+            config(data=service(url=upstream.url, transport=transport)), runtime=Runtime(clock=clock)
+        )
+        async with LifespanManager(gateway), Conversation(gateway, http_scope()) as talk:
+            talk.body()
+            await talk.next()
+            assert (await talk.next())["body"] == b"first"
+            await gateway.reload({**config(), "reload": {"drain_timeout": "10s"}})
+            for _ in range(9):
+                await clock.advance(1)
+            assert upstream.connections.open == 1
+            await clock.advance(1)
+            with pytest.raises(ResponseAborted):
+                await talk.finish()
+            await upstream.wait_for(lambda: upstream.connections.open == 0, 1)
+            assert not gateway._retiring
+
+
+async def test_what_comes_to_it_after_the_deadline_is_refused() -> None:
+    """A retry of a request that began before the reload."""
+    clock = ManualClock()
+    again = {"retry": {"attempts": 2, "backoff": {"initial": 30, "jitter": 0}}}
+    async with Upstream.script(behaviours.answer(503), behaviours.hang(), behaviours.hang()) as upstream:
+        gateway = Gateway(
+            config(data=service(url=upstream.url, middleware=[again])), runtime=Runtime(clock=clock)
+        )
+        async with (
+            LifespanManager(gateway),
+            Conversation(gateway, http_scope()) as talk,
+            Conversation(gateway, http_scope(method="POST")) as hanging,
+        ):
+            talk.body()
+            await upstream.wait_for(lambda: upstream.requests)
+            hanging.body()
+            await upstream.wait_for(lambda: len(upstream.requests) == 2)
+            while 30 not in clock.pending:
+                await asyncio.sleep(0.01)
+            await gateway.reload({**config(), "reload": {"drain_timeout": "10s"}})
+            await clock.advance(10)
+            assert (await hanging.finish()).status == 503
+            await clock.advance(20)
+            answer = await talk.finish()
+            assert (answer.status, answer.header("x-gateway-error")) == (503, "draining")
+
+
+async def test_what_is_removed_is_forgotten_once_it_serves_nothing() -> None:
+    clock = ManualClock()
+    go_on = asyncio.Event()
+    async with Upstream(switched(go_on)) as upstream:
+        gateway = Gateway(config(data=service(url=upstream.url)), runtime=Runtime(clock=clock))
+        async with LifespanManager(gateway), Conversation(gateway, http_scope()) as talk:
+            talk.body()
+            await talk.next()
+            await gateway.reload(config())
+            await clock.advance(1)
+            assert gateway._retiring
+            go_on.set()
+            await talk.finish()
+            await clock.advance(1)
+            assert not gateway._retiring
+
+
+async def test_a_check_says_what_a_reload_would_and_changes_nothing() -> None:
+    async with Upstream(behaviours.answer(500)) as upstream:
+        data = service(url=upstream.url, middleware=[BREAKER])
+        gateway = Gateway(config(data=data))
+        async with LifespanManager(gateway):
+            assert await ask(gateway, 2) == [500, 503]
+            late = {"use": "tests.test_reload:Unbuildable"}
+            statuses = dict(gateway._runtime.services)
+            with pytest.raises(ConfigError, match="not today"):
+                gateway.check(parse_config(config((late,), data=data)))
+            gateway.check(parse_config(config(other=service(url=upstream.url))))
+            assert gateway._runtime.services == statuses
+            assert await ask(gateway, 1) == [503]
+
+
+async def test_reloads_come_one_after_the_other(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("version: 1\n")
+    gateway = Gateway(str(file))
+    async with LifespanManager(gateway):
+        await asyncio.gather(*(gateway.reload() for _ in range(5)))
+        await gateway.reload(config(data=service(url="http://127.0.0.1:9")))
+        assert gateway.status()["generation"] == 7
+        assert list(gateway.status()["services"]) == ["data"]
+
+
+async def test_a_websocket_of_a_removed_service_is_closed_at_the_deadline() -> None:
+    clock = ManualClock()
+    told: list[int | None] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        await connection.send("hello")
+        await connection.wait_closed()
+        told.append(connection.close_code)
+
+    async with serve_websocket(handler, "127.0.0.1", 0) as upstream:
+        url = f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}"
+        gateway = Gateway(config(data=service(url=url)), runtime=Runtime(clock=clock))
+        async with LifespanManager(gateway), Conversation(gateway, websocket_scope()) as talk:
+            talk.give({"type": "websocket.connect"})
+            assert (await talk.next())["type"] == "websocket.accept"
+            assert (await talk.next())["text"] == "hello"
+            await gateway.reload(config())
+            await clock.advance(299)
+            assert not told
+            await clock.advance(1)
+            assert await talk.next() == {"type": "websocket.close", "code": 1001, "reason": ""}
+            async with asyncio.timeout(5):
+                while not told:
+                    await asyncio.sleep(0.01)
+    assert told == [1001]

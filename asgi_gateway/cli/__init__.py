@@ -1,4 +1,4 @@
-"""The command line: ``asgi-gateway run | check | routes | schema | demo``."""
+"""The command line: ``asgi-gateway run | reload | check | routes | schema | demo``."""
 
 from __future__ import annotations
 
@@ -57,20 +57,16 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, summary: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
 
-    command = add("run", "Serve a configuration.")
-    command.set_defaults(command=run.run)
+    _add_run(add("run", "Serve a configuration."))
+
+    command = add("reload", "Have the gateway that serves a configuration read it again.")
+    command.set_defaults(command=run.reload)
     command.add_argument(
-        "config",
-        nargs="?",
-        metavar="CONFIG",
-        help="the YAML file; default $ASGI_GATEWAY_CONFIG, then gateway.yaml",
+        "config", metavar="CONFIG", help="the YAML file; its admin.socket leads to the gateway"
     )
-    command.add_argument("--host", help="address to listen on, in place of listen.host")
     command.add_argument(
-        "--port", type=port, help="port to listen on, in place of listen.port; 0 takes a free one"
+        "--socket", metavar="PATH", help="the admin socket; the file is then checked by the gateway alone"
     )
-    command.add_argument("--workers", type=positive, default=1, help="processes that serve; default 1")
-    command.add_argument("--log-level", choices=LOG_LEVELS, help="in place of logging.level")
 
     command = add("check", "Check a configuration without listening; all mistakes at once.")
     command.set_defaults(command=show.check)
@@ -93,6 +89,22 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(command=run.demo)
     command.add_argument("--port", type=port, default=3000, help="port of the gateway; default 3000")
     return main
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(command=run.run)
+    command.add_argument(
+        "config",
+        nargs="?",
+        metavar="CONFIG",
+        help="the YAML file; default $ASGI_GATEWAY_CONFIG, then gateway.yaml",
+    )
+    command.add_argument("--host", help="address to listen on, in place of listen.host")
+    command.add_argument(
+        "--port", type=port, help="port to listen on, in place of listen.port; 0 takes a free one"
+    )
+    command.add_argument("--workers", type=positive, help="processes that serve, in place of workers")
+    command.add_argument("--log-level", choices=LOG_LEVELS, help="in place of logging.level")
 
 
 def port(text: str) -> int:

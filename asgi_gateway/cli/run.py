@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import logging.config
 import os
+import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from asgi_gateway.cli.show import address, destination
 from asgi_gateway.cli.version import package_version
-from asgi_gateway.config import Config, warnings_of
+from asgi_gateway.config import Config, Files, load_config, warnings_of
 from asgi_gateway.gateway import CONFIG_VARIABLE, DEFAULT_CONFIG, Gateway
 from asgi_gateway.logs import log_config
 from asgi_gateway.server import (
-    WebSocketLimits,
+    AdminSocket,
+    CannotStart,
+    Settings,
+    Supervisor,
+    ask,
     bind,
     close,
     end_on_signals,
-    reload_on_hangup,
-    run_server,
-    server_config,
+    serve_alone,
+    supervise,
     url_of,
 )
+from asgi_gateway.state import state_for_workers, state_note
 
 SHOWN_ROUTES = 12
 
@@ -30,35 +37,61 @@ def run(options: argparse.Namespace) -> None:
     """Check everything, bind, then serve until told to stop."""
     end_on_signals()
     path: str = options.config or os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG
-    gateway = Gateway(path)
-    config = gateway.config
-    app: Gateway | str = gateway
-    if options.workers > 1:
-        os.environ[CONFIG_VARIABLE] = path
-        app = "asgi_gateway.server.launch:worker_app"
+    files = Files()
+    config = load_config(path, files=files)
+    workers: int = options.workers or config.workers
+    state = state_for_workers(config, workers)
+    gateway = Gateway(config)
     host: str = config.listen.host if options.host is None else options.host
     port: int = config.listen.port if options.port is None else options.port
-    sockets = bind(host, port)
+    settings = Settings(path, options.log_level)
+    sockets: list[socket.socket] = []
+    admin: AdminSocket | None = None
     try:
+        sockets = bind(host, port)
+        if (path_of_admin := admin_path(config)) is not None:
+            admin = AdminSocket(path_of_admin)
         lines = [f"asgi-gateway {package_version()} on {url_of(sockets)} from {path}"]
-        lines += [*route_lines(config), *notes(config, options.workers)]
-        level: str = options.log_level or config.logging.level
-        server = server_config(
-            app,
-            log_config(level),
-            log_level=level,
-            workers=options.workers,
-            websocket=WebSocketLimits.of(config),
-        )
+        lines += [*route_lines(config), *notes(config, workers)]
 
         def started() -> None:
             print(*lines, sep="\n", file=sys.stderr, flush=True)  # noqa: T201
-            if options.workers == 1:
-                reload_on_hangup(gateway.reload)
 
-        run_server(server, sockets, started)
+        if workers == 1:
+            serve_alone(gateway, settings, files, started, admin).run(sockets)
+        else:
+            logging.config.dictConfig(log_config(settings.level(config)))
+            supervise(Supervisor(settings, gateway, files, workers, sockets), started, admin)
     finally:
         close(sockets)
+        if state is not None:
+            state.stop()
+        if admin is not None:
+            admin.close()
+
+
+def reload(options: argparse.Namespace) -> None:
+    """Check a configuration, have the process that serves it reload, and say what came of it."""
+    path = Path(options.socket) if options.socket else None
+    if path is None:
+        config = load_config(options.config)
+        Gateway(config)
+        path = admin_path(config)
+    if path is None:
+        raise CannotStart("admin.socket is not set, so there is nobody to ask: send SIGHUP to the process")
+    try:
+        answered = ask(str(path), "POST /reload")
+    except OSError as error:
+        raise CannotStart(f"no gateway answers at {path}: {error.strerror or error}") from error
+    if answered["mistakes"]:
+        raise CannotStart("\n".join(["the one before is kept:", *answered["mistakes"]]))
+    print(f"{options.config}: reloaded, generation {answered['generation']}")  # noqa: T201
+
+
+def admin_path(config: Config) -> Path | None:
+    """Where the admin socket is, if there is one; a relative path starts at the file's folder."""
+    name = config.admin.socket
+    return None if name is None else Path(config.document.file).parent / name
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -84,4 +117,4 @@ def notes(config: Config, workers: int) -> Iterator[str]:
     for warning in warnings_of(config):
         yield f"warning: {warning}"
     if workers > 1:
-        yield f"note: each of the {workers} workers counts its own rate limits and has its own breakers"
+        yield state_note(config, workers)

@@ -1,17 +1,21 @@
 """The configuration file: read, checked, explained and written out again."""
 
 from asgi_gateway.config.effective import effective_yaml
+from asgi_gateway.config.files import Files
 from asgi_gateway.config.load import load_config, parse_config
 from asgi_gateway.config.mistakes import ConfigError, Mistake
 from asgi_gateway.config.model import (
+    Admin,
     Config,
     ConsistentHashing,
     EndpointSpec,
     Listen,
     Logging,
     MiddlewareSpec,
+    Reload,
     Route,
     Service,
+    Shutdown,
 )
 from asgi_gateway.config.schema import json_schema
 from asgi_gateway.config.warnings import warnings_of
@@ -20,19 +24,23 @@ from asgi_gateway.policies.health_check import HealthCheck
 from asgi_gateway.proxy.transport import Connections, Timeouts, WebSocketOptions
 
 __all__ = [
+    "Admin",
     "Config",
     "ConfigError",
     "Connections",
     "ConsistentHashing",
     "Ejection",
     "EndpointSpec",
+    "Files",
     "HealthCheck",
     "Listen",
     "Logging",
     "MiddlewareSpec",
     "Mistake",
+    "Reload",
     "Route",
     "Service",
+    "Shutdown",
     "Timeouts",
     "WebSocketOptions",
     "effective_yaml",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from asgi_gateway.config.document import Document
 from asgi_gateway.config.explain import validate
 from asgi_gateway.config.mistakes import Path, nearest
@@ -20,6 +22,7 @@ class ChainReader:
     def __init__(self, document: Document, registry: Registry) -> None:
         self._document = document
         self._registry = registry
+        self._models: dict[Factory, type[BaseModel]] = {}
         self.specs: list[MiddlewareSpec] = []
         """Every middleware that was read without a mistake."""
 
@@ -81,7 +84,7 @@ class ChainReader:
     def _spec(self, name: str, factory: Factory, path: Path, options_path: Path) -> MiddlewareSpec | None:
         options = self._document.get(options_path)
         try:
-            model = options_model(factory)
+            model = self._models.get(factory) or self._models.setdefault(factory, options_model(factory))
             validated = validate(model, {} if options is None else options, self._document, options_path)
         except Exception as error:  # noqa: BLE001 - foreign annotations and validators raise what they like
             reason = f"the options of {name} cannot be checked: {type(error).__name__}: {error}"

@@ -37,6 +37,8 @@ class Document:
     secrets: set[Path] = field(default_factory=set, compare=False, repr=False)
     broken: set[Path] = field(default_factory=set, compare=False, repr=False)
     mistakes: list[Mistake] = field(default_factory=list, compare=False, repr=False)
+    origins: dict[Path, str] = field(default_factory=dict, compare=False, repr=False)
+    """Which file the services come from that do not stand in `file`."""
 
     def mistake(
         self,
@@ -48,7 +50,20 @@ class Document:
     ) -> Mistake:
         """A mistake at the place of a key or of a value, or else of what holds it."""
         line, column = self._place(path, at)
-        return Mistake(self.file, line, column, write_path(path), message, suggestion)
+        return Mistake(self._file_of(path), line, column, write_path(path), message, suggestion)
+
+    def take(self, path: Path, part: Document) -> None:
+        """Know what `part` knows of all below `path`, the path of a service."""
+        self.origins[path] = part.file
+        size = len(path)
+        self.keys |= {one: place for one, place in part.keys.items() if one[:size] == path}
+        self.values |= {one: place for one, place in part.values.items() if one[:size] == path}
+        self.expressions |= {one: text for one, text in part.expressions.items() if one[:size] == path}
+        self.secrets |= {one for one in part.secrets if one[:size] == path}
+        self.broken |= {one for one in part.broken if one[:size] == path}
+
+    def _file_of(self, path: Path) -> str:
+        return self.origins.get(path[:2], self.file)
 
     def foreign_mistake(self, path: Path, reason: str) -> Mistake:
         """A mistake whose reason is in words that are not ours, and so may quote any value at `path`."""
@@ -64,10 +79,15 @@ class Document:
                 return place
         return None, None
 
-    def place(self, path: Path) -> str:
-        """``line:column`` of a key or list item, for messages that name two places."""
+    def place(self, path: Path, *, with_file: bool = False) -> str:
+        """``line:column`` of a key or list item, for messages that name two places.
+
+        The file is said as well where there are several.
+        """
         line, column = self._place(path, "key")
-        return f"{line}:{column}" if line else write_path(path)
+        if not line:
+            return write_path(path)
+        return f"{self._file_of(path)}:{line}:{column}" if with_file or self.origins else f"{line}:{column}"
 
     def get(self, path: Path) -> Any:
         """The data at a path; None where there is none."""

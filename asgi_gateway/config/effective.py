@@ -82,7 +82,7 @@ class _Merge:
 
 
 def _dumped(config: Config) -> dict[str, Any]:
-    data = config.model_dump(mode="json", exclude_none=True, exclude={"middleware", "services"})
+    data = config.model_dump(mode="json", exclude_none=True, exclude={"include", "middleware", "services"})
     services = {name: _service(service) for name, service in config.services.items()}
     return {**data, "middleware": _chain(config.middleware), "services": services}
 

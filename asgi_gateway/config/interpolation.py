@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Interpolation:
 
     environ: Mapping[str, str]
     folder: Path
+    read: Callable[[Path], bytes] = Path.read_bytes
 
     def __call__(self, text: str) -> Interpolated:
         """The text with its references filled in; check `mistakes` before use."""
@@ -83,7 +84,7 @@ class Interpolation:
 
     def _file(self, name: str, result: Interpolated) -> None:
         try:
-            result.value += (self.folder / name).read_text(encoding="utf-8").rstrip("\r\n")
+            result.value += self.read(self.folder / name).decode("utf-8").rstrip("\r\n")
         except OSError as error:
             result.mistakes.append(f"cannot read {name}: {error.strerror}")
         except UnicodeDecodeError:

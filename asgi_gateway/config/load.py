@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from asgi_gateway.config.chains import ChainReader
 from asgi_gateway.config.document import Document, read_mapping, read_text
 from asgi_gateway.config.explain import validate
+from asgi_gateway.config.files import Files
+from asgi_gateway.config.include import include
 from asgi_gateway.config.interpolation import Interpolation
 from asgi_gateway.config.mistakes import ConfigError, Mistake, Path, write_path
 from asgi_gateway.config.model import Config, Route
@@ -26,21 +28,26 @@ def load_config(
     *,
     registry: Registry | None = None,
     environ: Mapping[str, str] | None = None,
+    files: Files | None = None,
 ) -> Config:
-    """The configuration in a file; raises `ConfigError` with every mistake in it.
+    """The configuration in a file and those it includes; raises `ConfigError` with every mistake in it.
 
     `registry` knows the middlewares, by default all that are installed; ``${NAME}`` is looked up in
-    `environ`, by default the process's own. Relative paths in ``${file:...}`` start at the file's folder.
+    `environ`, by default the process's own. Relative paths start at the file's folder. All is read by way
+    of `files`, which then tells whether anything has changed.
     """
     file = FilePath(path)
+    files = files or Files()
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = files.read(file).decode("utf-8-sig")
     except OSError as error:
         raise _unreadable(file, f"cannot read the file: {error.strerror}") from None
     except UnicodeDecodeError:
         raise _unreadable(file, "cannot read the file: it is not UTF-8 text") from None
-    interpolate = Interpolation(os.environ if environ is None else environ, file.parent)
-    return _build(read_text(text, str(file), interpolate), registry or Registry())
+    interpolate = Interpolation(os.environ if environ is None else environ, file.parent, files.read)
+    document = read_text(text, str(file), interpolate)
+    include(document, file.parent, interpolate, files)
+    return _build(document, registry or Registry())
 
 
 def parse_config(
@@ -54,10 +61,14 @@ def parse_config(
 
     Otherwise as `load_config`, with relative paths starting at the working directory.
     """
-    interpolate = Interpolation(os.environ if environ is None else environ, FilePath())
+    files = Files()
+    interpolate = Interpolation(os.environ if environ is None else environ, FilePath(), files.read)
     if isinstance(content, str):
-        return _build(read_text(content, source, interpolate), registry or Registry())
-    return _build(read_mapping(content, source, interpolate), registry or Registry())
+        document = read_text(content, source, interpolate)
+    else:
+        document = read_mapping(content, source, interpolate)
+    include(document, FilePath(), interpolate, files)
+    return _build(document, registry or Registry())
 
 
 def _unreadable(file: FilePath, message: str) -> ConfigError:

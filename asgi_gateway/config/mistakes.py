@@ -33,10 +33,10 @@ class Mistake:
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; `mistakes` holds every reason, in the order of the file."""
+    """A configuration that cannot be used; `mistakes` holds every reason, in the order of each file."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        self.mistakes = sorted(mistakes, key=lambda mistake: (mistake.line or 0, mistake.column or 0))
+        self.mistakes = sorted(mistakes, key=lambda m: (m.file, m.line or 0, m.column or 0))
         super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
 
 

@@ -34,7 +34,8 @@ from asgi_gateway.policies.health_check import HealthCheck
 from asgi_gateway.proxy.forwarded import Style
 from asgi_gateway.proxy.tls import Tls, client_context
 from asgi_gateway.proxy.transport import Connections, Timeouts, WebSocketOptions, parse_url
-from asgi_gateway.types import MethodSet, Seconds
+from asgi_gateway.stores.url import parse_store_url
+from asgi_gateway.types import MethodSet, PositiveSeconds, Seconds
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ def _usable_tls(tls: Tls, info: ValidationInfo) -> Tls:
     tls = tls.in_folder(folder)
     client_context(tls)
     return tls
+
+
+def _checked_socket(path: str) -> str:
+    if not path or len(path.encode()) > 100:
+        raise ValueError("expected a path of at most 100 bytes, as the system takes no longer ones")
+    return path
 
 
 def _checked_import(reference: str) -> str:
@@ -146,6 +153,43 @@ class Logging(Part):
 
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         default="info", description="The least severe level that is logged, in either case of letters."
+    )
+
+
+class Reload(Part):
+    """How the gateway follows changes of its configuration."""
+
+    watch: bool = Field(
+        default=True, description="Whether the file and those it includes are looked at for changes."
+    )
+    interval: PositiveSeconds = Field(default=1.0, description="How often they are looked at.")
+    drain_timeout: Seconds = Field(
+        default=300.0,
+        description="How long what is in progress may go on with a service that was removed or changed.",
+    )
+
+
+class Shutdown(Part):
+    """How a process that is told to stop ends."""
+
+    accept_grace: Seconds = Field(
+        default=0.0,
+        description="How long after SIGTERM new requests are still taken, while it is not ready any more.",
+    )
+    drain_timeout: Seconds = Field(
+        default=25.0, description="How long after that what is in progress may go on."
+    )
+    stream_timeout: Seconds | None = Field(
+        default=None,
+        description="How long of that streams may go on, answers without a length; all if unset.",
+    )
+
+
+class Admin(Part):
+    """Where the running gateway is asked to reload and how it stands."""
+
+    socket: Annotated[str, AfterValidator(_checked_socket)] | None = Field(
+        default=None, description="A Unix socket that only the same user may open; none if unset."
     )
 
 
@@ -306,12 +350,60 @@ PROXY_ONLY = (
 """What only a service that is reached over the network can have."""
 
 
+def _checked_state(url: str) -> str:
+    if url not in ("memory://", "embedded"):
+        parse_store_url(url)
+    return url
+
+
+def _state_of_url(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
+class State(Part):
+    """Where what several processes share is kept."""
+
+    url: Annotated[
+        str,
+        AfterValidator(_checked_state),
+        _like(
+            r"^(memory://$|embedded$|unix://|(redis|rediss|valkey|valkeys)(\+(unix|sentinel|cluster))?://)"
+        ),
+    ] = Field(
+        repr=False,
+        description="memory:// counts in each process; embedded is a Valkey that the gateway starts itself; "
+        "valkey://, redis://, rediss:// and these with +unix, +sentinel or +cluster are stores of others.",
+    )
+    timeout: PositiveSeconds = Field(
+        default=0.05, le=1, description="How long a request waits for the store before it goes on without."
+    )
+    prefix: str = Field(
+        default="asgi_gateway",
+        pattern=r"^[A-Za-z0-9_.:-]+$",
+        description="What every key in the store begins with; gateways with one prefix count together.",
+    )
+
+
 class Config(Part):
     """The whole configuration of a gateway."""
 
     version: Literal[1] = Field(description="The version of this format: 1.")
     listen: Listen = Field(default=Listen())
     logging: Logging = Field(default=Logging())
+    workers: int = Field(default=1, ge=1, le=1024, description="Processes that serve.")
+    state: Annotated[State, BeforeValidator(_state_of_url, json_schema_input_type=str | State)] | None = (
+        Field(
+            default=None,
+            description="Where rate limits are counted: a URL, or a mapping with more. Without it in memory, "
+            "with several workers in an embedded Valkey.",
+        )
+    )
+    reload: Reload = Field(default=Reload())
+    shutdown: Shutdown = Field(default=Shutdown())
+    admin: Admin = Field(default=Admin())
+    include: tuple[str, ...] = Field(
+        default=(), description="Files with more services: paths and patterns such as services/*.yaml."
+    )
     middleware: Chain = Field(default=(), description="The global chain, outermost first.")
     services: dict[Annotated[str, AfterValidator(_checked_name)], Service] = Field(
         default_factory=dict,

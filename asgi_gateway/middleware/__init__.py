@@ -11,11 +11,17 @@ if TYPE_CHECKING:
     from asgi_gateway.middleware.circuit_breaker import CircuitBreakerMiddleware as CircuitBreakerMiddleware
     from asgi_gateway.middleware.client_address import ClientAddressMiddleware as ClientAddressMiddleware
     from asgi_gateway.middleware.errors import ErrorsMiddleware as ErrorsMiddleware
+    from asgi_gateway.middleware.fallback import FallbackMiddleware as FallbackMiddleware
+    from asgi_gateway.middleware.fault import FaultMiddleware as FaultMiddleware
     from asgi_gateway.middleware.gateway_headers import GatewayHeadersMiddleware as GatewayHeadersMiddleware
     from asgi_gateway.middleware.health import HealthMiddleware as HealthMiddleware
+    from asgi_gateway.middleware.hedge import HedgeMiddleware as HedgeMiddleware
+    from asgi_gateway.middleware.mirror import MirrorMiddleware as MirrorMiddleware
+    from asgi_gateway.middleware.mock import MockMiddleware as MockMiddleware
     from asgi_gateway.middleware.rate_limit import RateLimitMiddleware as RateLimitMiddleware
     from asgi_gateway.middleware.request_id import RequestIdMiddleware as RequestIdMiddleware
     from asgi_gateway.middleware.retry import RetryMiddleware as RetryMiddleware
+    from asgi_gateway.middleware.split import SplitMiddleware as SplitMiddleware
     from asgi_gateway.middleware.timeout import TimeoutMiddleware as TimeoutMiddleware
     from asgi_gateway.middleware.tracing import TracingMiddleware as TracingMiddleware
 
@@ -24,11 +30,17 @@ __all__ = [
     "CircuitBreakerMiddleware",
     "ClientAddressMiddleware",
     "ErrorsMiddleware",
+    "FallbackMiddleware",
+    "FaultMiddleware",
     "GatewayHeadersMiddleware",
     "HealthMiddleware",
+    "HedgeMiddleware",
+    "MirrorMiddleware",
+    "MockMiddleware",
     "RateLimitMiddleware",
     "RequestIdMiddleware",
     "RetryMiddleware",
+    "SplitMiddleware",
     "TimeoutMiddleware",
     "TracingMiddleware",
 ]

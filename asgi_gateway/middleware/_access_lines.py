@@ -137,6 +137,7 @@ class AccessLines:
             exchange.attempts,
             exchange.breaker_state,
             exchange.would_reject,
+            exchange.fallbacks,
         )
         template = self._templates.get(kind) or self._template(kind)
         path = scope["path"]
@@ -175,7 +176,8 @@ class AccessLines:
 
     def _template(self, kind: tuple[Any, ...]) -> list[str]:
         """The line of this kind in parts: each second one is the place of what differs between requests."""
-        method, route, service, endpoint, status, failure, upstream_status, attempts, state, shadow = kind
+        method, route, service, endpoint, status, failure, upstream_status, attempts, state, *lists = kind
+        shadow, fallbacks = lists
         around = f"{method} {status}"
         if not around.isprintable():
             raise ValueError(around)
@@ -204,6 +206,7 @@ class AccessLines:
             "failure": encode(failure),
             "breaker_state": encode(state),
             "would_reject": encode(list(shadow)),
+            "fallbacks": encode(list(fallbacks)),
         }
         text = "{" + ",".join(f'"{name}":{value}' for name, value in values.items()) + "}\n"
         template = re.split(f"({_PLACE})", text)
@@ -238,6 +241,7 @@ class AccessLines:
             "failure": seen.failure,
             "breaker_state": exchange.breaker_state,
             "would_reject": list(exchange.would_reject),
+            "fallbacks": list(exchange.fallbacks),
         }
         factory = logging.getLogRecordFactory()
         record = factory(self._logger.name, _INFO, "", 0, text, (), None)

@@ -9,21 +9,41 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from asgi_gateway.asgi.calls import direct
+from asgi_gateway.asgi.fixed_answer import FixedAnswer
 from asgi_gateway.asgi.retry_after import retry_after_header
+from asgi_gateway.asgi.shadow import Shadow
+from asgi_gateway.asgi.targets import Target, target_app
 from asgi_gateway.context import EXCHANGE, Exchange, join_exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.events import CircuitClosed, CircuitHalfOpened, CircuitOpened
 from asgi_gateway.options import validated
-from asgi_gateway.policies.circuit_breaker import BreakerState, CircuitBreaker, Permit, Rejected
+from asgi_gateway.policies.circuit_breaker import (
+    BreakDurations,
+    BreakerState,
+    BreakRules,
+    CircuitBreaker,
+    Permit,
+    Rejected,
+)
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime, ServiceStatus
-from asgi_gateway.types import ASGIApp, Message, PositiveSeconds, Receive, Scope, Send, StatusSet
+from asgi_gateway.types import (
+    ASGIApp,
+    Message,
+    Mode,
+    PositiveSeconds,
+    Ratio,
+    Receive,
+    Scope,
+    Send,
+    StatusSet,
+)
 
 CIRCUIT_OPEN: Final = Failure("circuit_open", "gateway")
 
 
 class CircuitBreakerMiddleware:
-    """Answer 503 at once, in place of the inner app, after it has failed too often in a row.
+    """Answer 503 at once, in place of the inner app, after it has failed too often.
 
     A failure is a status in `failure_statuses`, a failure of the service that the exchange knows of (no
     connection, no answer in time), an exception, or an answer that breaks off. A client that left and a
@@ -31,6 +51,7 @@ class CircuitBreakerMiddleware:
     `probes` requests are let through; if they succeed the circuit closes.
 
         CircuitBreakerMiddleware(app, failure_threshold=5, break_duration=30)
+        CircuitBreakerMiddleware(app, failure_threshold=None, failure_ratio=0.5, window=10)
     """
 
     @validated
@@ -39,25 +60,74 @@ class CircuitBreakerMiddleware:
         app: ASGIApp,
         *,
         failure_threshold: Annotated[
-            int, Field(ge=1, description="Failures in a row that open the circuit.")
+            Annotated[int, Field(ge=1)] | None,
+            Field(description="Failures in a row that open the circuit; null leaves that to the ratios."),
         ] = 5,
+        failure_ratio: Annotated[
+            Ratio | None, Field(description="Part of the calls in `window` that may not fail, such as 0.5.")
+        ] = None,
+        slow_call_ratio: Annotated[
+            Ratio | None, Field(description="Part of the calls in `window` that may not be slow.")
+        ] = None,
+        slow_call_duration: Annotated[
+            PositiveSeconds | None, Field(description="From when on an answer that has not begun is slow.")
+        ] = None,
+        window: Annotated[PositiveSeconds, Field(description="How far back the ratios look.")] = 30.0,
+        minimum_calls: Annotated[
+            int, Field(ge=1, description="Calls in `window` before a ratio is looked at.")
+        ] = 20,
         break_duration: Annotated[PositiveSeconds, Field(description="How long it stays open.")] = 60.0,
-        probes: Annotated[
-            int, Field(ge=1, description="Requests let through when that time is over; all must succeed.")
-        ] = 1,
+        break_growth: Annotated[
+            float,
+            Field(ge=1, le=10, description="What it is multiplied by at each opening soon after the last."),
+        ] = 1.0,
+        max_break_duration: Annotated[
+            PositiveSeconds, Field(description="How long it stays open at most, however it has grown.")
+        ] = 300.0,
+        jitter: Annotated[
+            float, Field(ge=0, lt=1, description="How far that time is moved at random, as a part of itself.")
+        ] = 0.0,
+        probes: Annotated[int, Field(ge=1, description="Requests let through when that time is over.")] = 1,
+        probes_to_close: Annotated[
+            Annotated[int, Field(ge=1)] | None,
+            Field(description="How many of the probes must succeed to close the circuit; all by default."),
+        ] = None,
+        max_half_open: Annotated[
+            PositiveSeconds | None,
+            Field(
+                description="How long probes that say nothing hold up others; `break_duration` by default."
+            ),
+        ] = None,
         failure_statuses: Annotated[
             StatusSet, Field(description="Statuses that count as failures.")
         ] = frozenset(range(500, 600)),
+        fallback: Annotated[
+            FixedAnswer | Target | None,
+            Field(description="What answers while it is open: another service, or a fixed answer."),
+        ] = None,
+        mode: Mode = "enforce",
         runtime: Runtime | None = None,
     ) -> None:
         self.app = direct(app)
-        self.policy = CircuitBreaker(failure_threshold, break_duration, probes)
+        self.policy = CircuitBreaker(
+            failure_threshold,
+            BreakDurations(break_duration, break_growth, max_break_duration, jitter),
+            probes,
+            rules=BreakRules(failure_ratio, slow_call_ratio, slow_call_duration, window, minimum_calls),
+            probes_to_close=probes_to_close,
+            max_half_open=max_half_open,
+        )
         self._failure_statuses = failure_statuses
         self._runtime = runtime = runtime or Runtime()
         self._clock = runtime.clock
+        self._fallback = None if fallback is None else target_app(fallback, runtime)
+        self._fixed = isinstance(fallback, FixedAnswer)
+        self._shadow = Shadow("circuit_breaker", runtime) if mode == "shadow" else None
+        self._rejected = runtime.counter("circuit_breaker_rejected_total")
         if runtime.service is not None:
             status = runtime.services.setdefault(runtime.service, ServiceStatus(runtime.service))
-            status.breakers.append(self.policy)
+            if self._shadow is None:
+                status.breakers.append(self.policy)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -68,11 +138,13 @@ class CircuitBreakerMiddleware:
             scope, exchange = join_exchange(scope)
         policy = self.policy
         permit = policy.untroubled
+        asked_at = 0.0  # of no matter where no slow calls are counted, as with such a permit
         if permit is None:
-            admission = policy.acquire(self._clock.monotonic())
+            asked_at = self._clock.monotonic()
+            admission = policy.acquire(asked_at)
             exchange.breaker_state = admission.state
             if isinstance(admission, Rejected):
-                await _refusal(admission)(scope, receive, send)
+                await self._reject(admission, exchange)(scope, receive, send)
                 return
             permit = admission
             self._announce(permit.transition)
@@ -83,7 +155,7 @@ class CircuitBreakerMiddleware:
         def observing(message: Message) -> Awaitable[None]:
             nonlocal begun
             if begun is None:
-                begun = self._begins(message, exchange, permit)
+                begun = self._begins(message, exchange, permit, asked_at)
             return send(message)
 
         try:
@@ -93,13 +165,25 @@ class CircuitBreakerMiddleware:
             if begun and permit is not policy.untroubled and exchange.failure is None:
                 policy.completed(permit)
         except BaseException as error:
-            self._breaks(error, exchange, permit, begun)
+            self._breaks(error, exchange, permit, begun, asked_at)
             raise
         finally:
             if permit.state != "closed":  # a closed breaker keeps no account of its permits
                 policy.release(permit)
 
-    def _begins(self, message: Message, exchange: Exchange, permit: Permit) -> bool | None:
+    def _reject(self, rejected: Rejected, exchange: Exchange) -> ASGIApp:
+        """Who answers in place of the inner app."""
+        if self._shadow is not None:
+            self._shadow.would_reject(exchange)
+            return self.app
+        self._rejected.add()
+        if self._fallback is None:
+            return _refusal(rejected)
+        if self._fixed:  # an answer of our own, which no retry further out should repeat
+            exchange.failure = CIRCUIT_OPEN
+        return self._fallback
+
+    def _begins(self, message: Message, exchange: Exchange, permit: Permit, asked_at: float) -> bool | None:
         """Report how an answer begins, None where it does not yet.
 
         True where a good one begins that may still break off, False where nothing more is to be learnt.
@@ -112,13 +196,21 @@ class CircuitBreakerMiddleware:
         failure = exchange.failure
         if failure is None and status not in self._failure_statuses:
             if permit is not policy.untroubled:
-                self._announce(policy.succeeded(permit, self._clock.monotonic()))
+                now = self._clock.monotonic()
+                self._announce(policy.succeeded(permit, now, now - asked_at, self._runtime.random()))
             return streams
         if failure is None or failure.source == "upstream":
-            self._announce(policy.failed(permit, self._clock.monotonic()))
+            self._fail(permit, asked_at)
         return False
 
-    def _breaks(self, error: BaseException, exchange: Exchange, permit: Permit, begun: bool | None) -> None:  # noqa: FBT001 - not a switch
+    def _breaks(
+        self,
+        error: BaseException,
+        exchange: Exchange,
+        permit: Permit,
+        begun: bool | None,  # noqa: FBT001 - not a switch
+        asked_at: float,
+    ) -> None:
         """Report what ended the call, unless there was nothing to learn any more."""
         if isinstance(error, asyncio.CancelledError):
             # A time limit further out says so on the exchange before it cancels; nobody else does.
@@ -126,9 +218,15 @@ class CircuitBreakerMiddleware:
             failed = begun is None and failure is not None and failure.source == "upstream"
         else:
             failed = begun is not False and isinstance(error, Exception) and _is_services(error, exchange)
-        if failed:
-            report = self.policy.broken if begun else self.policy.failed
-            self._announce(report(permit, self._clock.monotonic()))
+        if failed and begun:
+            now, random = self._clock.monotonic(), self._runtime.random()
+            self._announce(self.policy.broken(permit, now, random))
+        elif failed:
+            self._fail(permit, asked_at)
+
+    def _fail(self, permit: Permit, asked_at: float) -> None:
+        now = self._clock.monotonic()
+        self._announce(self.policy.failed(permit, now, now - asked_at, self._runtime.random()))
 
     def _announce(self, transition: BreakerState | None) -> None:
         if transition is None:

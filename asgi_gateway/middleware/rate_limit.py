@@ -187,7 +187,7 @@ class RateLimitMiddleware:
             key = self._address_instead(scope)
         shared = self._shared
         if shared is not None:
-            return self._enter_shared(shared, key, scope, receive, send, exchange)
+            return self._enter_shared(shared, key, scope, receive, send)
         return self._enter_counted(self._hit(key), scope, receive, send, exchange)
 
     async def _enter_shared(
@@ -197,9 +197,9 @@ class RateLimitMiddleware:
         scope: Scope,
         receive: Receive,
         send: Send,
-        exchange: Exchange,
     ) -> None:
         """The same where another process has to be asked first."""
+        exchange: Exchange = scope[EXCHANGE]
         window: Window | None
         try:
             window = await count(key)

@@ -2,9 +2,9 @@
 
 Three states, and what moves between them:
 
-    closed      every call goes through; `failure_threshold` failures in a row open it
-    open        no call goes through; `break_duration` seconds later it is half open
-    half_open   `probes` calls go through; all must succeed to close it, one failure opens it anew
+    closed      every call goes through; a rule that is met opens it
+    open        no call goes through; when its time is over it is half open
+    half_open   `probes` calls go through; enough good ones close it, too many bad ones open it anew
 
 Its rules:
 
@@ -18,16 +18,100 @@ Its rules:
    it: a service that always begins well and always breaks off would otherwise never be found out.
 4. A call that ends without a verdict, because it was cancelled or because the client left, is released:
    its probe goes to the next caller.
-5. Probes that say nothing for a whole `break_duration` no longer hold up the others: as many more are
-   let through. What the slow ones report in the end still counts.
-6. Transitions are returned, never published from here.
+5. Probes that say nothing for `max_half_open` no longer hold up the others: as many more are let through.
+   What the slow ones report in the end still counts.
+6. Three rules may open it, each on its own: failures in a row, a share of failures in a window, a share
+   of slow calls in it. A share is looked at from `minimum_calls` on. Where slow calls count, a slow probe
+   is a bad one.
+7. Each opening that follows another within as long as that one lasted is longer by `growth`, up to
+   `max_break_duration`. A breaker that stays closed for longer begins anew.
+8. Transitions are returned, never published from here.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from asgi_gateway.policies.outcomes import Outcomes
+
 BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
+
+
+@dataclass(frozen=True, slots=True)
+class BreakRules:
+    """What opens a breaker beside failures in a row; `window` is in seconds.
+
+    `failure_ratio` and `slow_call_ratio` are parts of 1, None where they are not looked at. Raises
+    `ValueError` where one is outside of 0 to 1, or where one of `slow_call_ratio` and `slow_call_duration`
+    is without the other.
+    """
+
+    failure_ratio: float | None = None
+    slow_call_ratio: float | None = None
+    slow_call_duration: float | None = None
+    window: float = 30.0
+    minimum_calls: int = 20
+
+    def __post_init__(self) -> None:
+        for ratio in (self.failure_ratio, self.slow_call_ratio):
+            if ratio is not None and not 0 < ratio <= 1:
+                raise ValueError("a ratio must be above 0 and at most 1")
+        if (self.slow_call_ratio is None) != (self.slow_call_duration is None):
+            raise ValueError("slow_call_ratio and slow_call_duration need each other")
+        if self.window <= 0 or self.minimum_calls < 1:
+            raise ValueError("window and minimum_calls must be above zero")
+
+    @property
+    def watch_window(self) -> bool:
+        """Whether there is a rule that needs every call counted."""
+        return self.failure_ratio is not None or self.slow_call_ratio is not None
+
+    def is_slow(self, seconds: float) -> bool:
+        """Whether an answer that took so long to begin is a slow one."""
+        return self.slow_call_duration is not None and seconds >= self.slow_call_duration
+
+    def met(self, outcomes: Outcomes) -> bool:
+        """Whether what was counted opens the breaker."""
+        calls = outcomes.calls
+        if calls < self.minimum_calls:
+            return False
+        failures, slow = self.failure_ratio, self.slow_call_ratio
+        return (failures is not None and outcomes.failed >= failures * calls) or (
+            slow is not None and outcomes.slow >= slow * calls
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BreakDurations:
+    """How long a breaker stays open, in seconds, and how that grows while it does not help.
+
+    The n-th opening in a row lasts ``min(first * growth ** (n - 1), longest)``, times a random number between
+    ``1 - jitter`` and ``1 + jitter``. Raises `ValueError` unless `first` is above 0, `growth` at least 1,
+    `longest` at least `first`, and `jitter` between 0 and 1.
+    """
+
+    first: float = 60.0
+    growth: float = 1.0
+    longest: float = 300.0
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.first <= 0 or self.growth < 1 or not 0 <= self.jitter <= 1:
+            raise ValueError("break_duration must be above 0, growth at least 1, jitter between 0 and 1")
+        if self.growth > 1 and self.longest < self.first:
+            raise ValueError("max_break_duration must not be below break_duration")
+
+    def of(self, opening: int, random: float) -> float:
+        """Seconds that the opening of that number in a row lasts, for a random number between 0 and 1."""
+        duration = self.first
+        if self.growth > 1:
+            for _ in range(opening - 1):
+                duration *= self.growth
+                if duration >= self.longest:
+                    duration = self.longest
+                    break
+        return duration * (1 + self.jitter * (2 * random - 1))
 
 
 class Permit:
@@ -51,11 +135,15 @@ class Rejected(NamedTuple):
     state: BreakerState
 
 
+NO_RULES: Final = BreakRules()
+
+
 class CircuitBreaker:
     """Decides whether a service may be called.
 
-    `failure_threshold` failures in a row (default 5) open it for `break_duration` seconds (default
-    60), after which exactly `probes` calls (default 1) may try again.
+    `failure_threshold` failures in a row (default 5, None never) or one of the `rules` (default none) open
+    it for `break_duration`, seconds or `BreakDurations` (default 60 s), after which exactly `probes` calls
+    (default 1) may try again. `probes_to_close` of them (default all) close it.
 
         admission = breaker.acquire(now)
         if isinstance(admission, Rejected): ...
@@ -65,19 +153,41 @@ class CircuitBreaker:
         finally:
             breaker.release(admission)
 
-    `succeeded`, `failed` and `broken` return the state entered, None where it did not change.
+    `succeeded`, `failed` and `broken` return the state entered, None where it did not change. `seconds` is
+    how long the answer took to begin, `random` a number between 0 and 1 for the jitter.
     """
 
-    def __init__(self, failure_threshold: int = 5, break_duration: float = 60.0, probes: int = 1) -> None:
-        if failure_threshold < 1 or probes < 1 or break_duration <= 0:
-            raise ValueError("failure_threshold, probes and break_duration must be above zero")
+    def __init__(
+        self,
+        failure_threshold: int | None = 5,
+        break_duration: float | BreakDurations = 60.0,
+        probes: int = 1,
+        *,
+        rules: BreakRules = NO_RULES,
+        probes_to_close: int | None = None,
+        max_half_open: float | None = None,
+    ) -> None:
+        if probes < 1 or (failure_threshold is not None and failure_threshold < 1):
+            raise ValueError("failure_threshold and probes must be above zero")
+        if probes_to_close is not None and not 1 <= probes_to_close <= probes:
+            raise ValueError("probes_to_close must be between 1 and probes")
+        if failure_threshold is None and not rules.watch_window:
+            raise ValueError("nothing opens it: give failure_threshold, failure_ratio or slow_call_ratio")
         self.failure_threshold = failure_threshold
-        self.break_duration = break_duration
+        self.rules = rules
+        self.durations = (
+            break_duration if isinstance(break_duration, BreakDurations) else BreakDurations(break_duration)
+        )
         self.probes = probes
+        self._to_close = probes_to_close or probes
+        self._max_half_open = max_half_open
+        self.break_duration = self.durations.first
+        """How long the last opening lasts, or the first will."""
+        self._outcomes = Outcomes(rules.window) if rules.watch_window else None
         self._state: BreakerState = "closed"
         self._permit = Permit(0, "closed")
-        self.untroubled: Permit | None = self._permit
-        """The permit of a closed breaker that has nothing to forgive, None otherwise.
+        self.untroubled: Permit | None = None if rules.watch_window else self._permit
+        """The permit of a closed breaker that has nothing to forgive and counts no calls, None otherwise.
 
         `acquire` would give it, and as long as it is still here, no good answer, no good end and no release
         changes anything: nobody has to be told of them.
@@ -85,6 +195,8 @@ class CircuitBreaker:
         self._generation = 0
         self._failed = 0
         self._broken = 0
+        self._openings = 0
+        self._entered_at = 0.0
         self._turns_at = 0.0
         """When an open breaker becomes half open, and when a half-open one gives up on its probes."""
         self._probing: set[Permit] = set()
@@ -102,61 +214,108 @@ class CircuitBreaker:
             return self._first_probe(now)
         if self._state == "open":
             return Rejected(self._turns_at - now, "open")
-        if len(self._probing) + self._passed < self.probes:
+        if len(self._probing) + self._passed + self._failed + self._broken < self.probes:
             return self._probe()
         return Rejected(0.0, "half_open")
 
-    def succeeded(self, permit: Permit, now: float) -> BreakerState | None:
+    def succeeded(
+        self, permit: Permit, now: float, seconds: float = 0.0, random: float = 0.5
+    ) -> BreakerState | None:
         """The answer began, and it is a good one."""
         if permit.generation != self._generation:
             return None
-        self._failed = 0
+        slow = self.rules.is_slow(seconds)
         if self._state == "closed":
+            self._failed = 0
             self._forgive()
-            return None
+            return self._count(now, random, failed=False, slow=slow)
         self._probing.discard(permit)
+        if slow:
+            self._failed += 1
+            return self._judge_probes(now, random)
         self._passed += 1
-        return self._enter("closed", now) if self._passed >= self.probes else None
+        return self._enter("closed", now) if self._passed >= self._to_close else None
 
-    def failed(self, permit: Permit, now: float) -> BreakerState | None:
+    def failed(
+        self, permit: Permit, now: float, seconds: float = 0.0, random: float = 0.5
+    ) -> BreakerState | None:
         """There was no answer, or a bad one."""
         if permit.generation != self._generation:
             return None
         self._failed += 1
-        return self._judge(now)
+        return self._judge(permit, now, seconds, random)
 
     def completed(self, permit: Permit) -> None:
         """An answer that had begun well came to its end."""
-        if permit.generation == self._generation:
+        if permit.generation == self._generation and self._state == "closed":
             self._broken = 0
             self._forgive()
 
-    def broken(self, permit: Permit, now: float) -> BreakerState | None:
+    def broken(self, permit: Permit, now: float, random: float = 0.5) -> BreakerState | None:
         """An answer that had begun well broke off: a failure in spite of its success."""
         if permit.generation != self._generation:
             return None
+        if self._state == "half_open":
+            self._passed -= 1
         self._broken += 1
-        return self._judge(now)
+        return self._judge(permit, now, 0.0, random)
 
     def release(self, permit: Permit) -> None:
         """The call is over, with or without a verdict; to be called for every permit, always."""
         self._probing.discard(permit)
 
+    def open_until(self, until: float, now: float) -> BreakerState | None:
+        """Somebody else found the service failing: let it be until then, unless that is already so."""
+        if until <= now or (self._state == "open" and until <= self._turns_at):
+            return None
+        changed = self._state != "open"
+        self._enter("open", now)
+        self._turns_at = until
+        self.break_duration = until - now
+        return "open" if changed else None
+
+    @property
+    def opens_until(self) -> float:
+        """When an open breaker becomes half open."""
+        return self._turns_at
+
     def _forgive(self) -> None:
-        if self._state == "closed" and not self._failed + self._broken:
+        if self._outcomes is None and not self._failed + self._broken:
             self.untroubled = self._permit
 
-    def _judge(self, now: float) -> BreakerState | None:
+    def _judge(self, permit: Permit, now: float, seconds: float, random: float) -> BreakerState | None:
         self.untroubled = None
-        if self._state == "half_open" or self._failed + self._broken >= self.failure_threshold:
-            return self._enter("open", now)
+        if self._state == "half_open":
+            self._probing.discard(permit)
+            return self._judge_probes(now, random)
+        threshold = self.failure_threshold
+        if threshold is not None and self._failed + self._broken >= threshold:
+            return self._open(now, random)
+        return self._count(now, random, failed=True, slow=self.rules.is_slow(seconds))
+
+    def _judge_probes(self, now: float, random: float) -> BreakerState | None:
+        """Open it where too few probes are left to close it."""
+        if self._failed + self._broken > self.probes - self._to_close:
+            return self._open(now, random)
         return None
+
+    def _count(self, now: float, random: float, *, failed: bool, slow: bool) -> BreakerState | None:
+        if self._outcomes is None:
+            return None
+        self._outcomes.add(now, failed=failed, slow=slow)
+        return self._open(now, random) if self.rules.met(self._outcomes) else None
+
+    def _open(self, now: float, random: float) -> BreakerState:
+        stayed_well = self._state == "closed" and now - self._entered_at > self.break_duration
+        self._openings = 1 if stayed_well else self._openings + 1
+        self.break_duration = self.durations.of(self._openings, random)
+        return self._enter("open", now)
 
     def _first_probe(self, now: float) -> Permit:
         """The open time is over, or the probes that are out have used up theirs."""
         transition = self._enter("half_open", now) if self._state == "open" else None
         self._probing.clear()
-        self._turns_at = now + self.break_duration
+        self._turns_at = now + (self._max_half_open or self.durations.first)
         return self._probe(transition)
 
     def _probe(self, transition: BreakerState | None = None) -> Permit:
@@ -168,9 +327,12 @@ class CircuitBreaker:
         self._state = state
         self._generation += 1
         self._permit = Permit(self._generation, state)
-        self.untroubled = self._permit if state == "closed" else None
+        self.untroubled = self._permit if state == "closed" and self._outcomes is None else None
         self._failed = self._broken = self._passed = 0
+        self._entered_at = now
         self._turns_at = now + self.break_duration
+        if self._outcomes is not None and state == "closed":
+            self._outcomes.clear()
         return state
 
     def __repr__(self) -> str:

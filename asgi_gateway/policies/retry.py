@@ -11,8 +11,18 @@ from asgi_gateway.policies.backoff import DEFAULT_BACKOFF, Backoff
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 """RFC 9110 section 9.2.2."""
 
-NoRetry: TypeAlias = Literal["not_upstream", "outcome", "method", "attempts", "retry_after", "deadline"]
-"""Why an attempt is the last one."""
+NoRetry: TypeAlias = Literal[
+    "not_upstream",
+    "outcome",
+    "method",
+    "attempts",
+    "retry_after",
+    "deadline",
+    "body_too_large",
+    "circuit_open",
+    "budget",
+]
+"""Why an attempt is the last one. The policy itself says the first six."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +32,7 @@ class RetryPolicy:
     Only what is the service's doing is retried. Where the service cannot have seen the request, because
     no connection was made, the method does not matter. Anything else is retried when its status is in
     `statuses` (a failure counts as the status it is answered with, 502 or 504) and the method is in
-    `methods`.
+    `methods`, or the request has an Idempotency-Key and `idempotency_key` allows to rely on it.
     """
 
     attempts: int = 4
@@ -30,6 +40,7 @@ class RetryPolicy:
     methods: frozenset[str] = IDEMPOTENT_METHODS
     statuses: frozenset[int] = frozenset({500, 502, 503, 504})
     max_retry_after: float = 30.0
+    idempotency_key: bool = False
 
     def decide(
         self,
@@ -41,19 +52,22 @@ class RetryPolicy:
         retry_after: float | None,
         time_left: float | None,
         random: float,
+        previous: float = 0.0,
+        keyed: bool = False,
     ) -> float | NoRetry:
         """Seconds to wait before the next attempt, or why there is none.
 
         `attempt` is the number of the one that just ended, `failure` is None where the answer is the
         service's own, `retry_after` what that answer asked for, `time_left` the seconds until the
-        deadline; None where there is none.
+        deadline; None where there is none. `previous` is how long was waited before this attempt, and
+        `keyed` whether the request has an Idempotency-Key.
         """
-        reason = self._forbidden(method, status, failure)
+        reason = self._forbidden(method, status, failure, keyed=keyed)
         if reason is not None:
             return reason
         if attempt >= self.attempts:
             return "attempts"
-        delay = self.backoff.delay(attempt, random)
+        delay = self.backoff.delay(attempt, random, previous)
         if retry_after is not None:
             if retry_after > self.max_retry_after:
                 return "retry_after"
@@ -62,7 +76,7 @@ class RetryPolicy:
             return "deadline"
         return delay
 
-    def _forbidden(self, method: str, status: int, failure: Failure | None) -> NoRetry | None:
+    def _forbidden(self, method: str, status: int, failure: Failure | None, *, keyed: bool) -> NoRetry | None:
         if failure is not None:
             if failure.source != "upstream":
                 return "not_upstream"
@@ -70,4 +84,4 @@ class RetryPolicy:
                 return None
         if status not in self.statuses:
             return "outcome"
-        return None if method in self.methods else "method"
+        return None if method in self.methods or (keyed and self.idempotency_key) else "method"

@@ -7,6 +7,7 @@ taken by the server in front.
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from asgi_gateway.clock import Clock, EqualTimers
 from asgi_gateway.context import Exchange, join_exchange
@@ -32,13 +33,26 @@ NO_WEBSOCKET = Problem(501, Failure("not_implemented", "gateway"), "WebSocket is
 
 _DETAILS = {
     "connect": "The service could not be reached.",
+    "draining": "The service was removed while it was asked.",
     "loop_detected": "The request came back to the gateway too often.",
     "overloaded": "Every connection to the service is busy.",
     "protocol": "The service did not answer with valid HTTP.",
     "reset": "The service closed the connection before it answered.",
     "timeout": "The service did not answer in time.",
 }
-_STATUSES = {"timeout": 504, "overloaded": 503, "loop_detected": 508}
+_STATUSES = {"timeout": 504, "overloaded": 503, "draining": 503, "loop_detected": 508}
+
+
+class WebSockets(Protocol):
+    """What takes the handshakes of one endpoint."""
+
+    in_flight: int
+    """Those that are open or being opened."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    def end(self) -> None:
+        """Close every one that is open, and each that still opens (1001)."""
 
 
 class ProxyApp:
@@ -57,14 +71,15 @@ class ProxyApp:
         authority: bytes | None,
         base_path: bytes = b"",
         clock: Clock,
-        websocket: ASGIApp | None = None,
+        websocket: WebSockets | None = None,
         make_forwarded: MakeForwarded = forwarded_headers,
     ) -> None:
         self._transport = transport
         self._endpoint = endpoint
         self._outgoing = Outgoing(authority, base_path, make_forwarded)
         self._clock = clock
-        self._websocket = websocket or NO_WEBSOCKET
+        self._websockets = websocket
+        self._websocket: ASGIApp = websocket or NO_WEBSOCKET
         self._failures = FailureLog(clock)
         self._watches = EqualTimers(clock, WATCH_AFTER)
 
@@ -97,8 +112,23 @@ class ProxyApp:
         await self._transport.warm()
 
     async def aclose(self) -> None:
-        """Close the connections to the service."""
+        """Close the connections to the service, those that are in use when they are free."""
         await self._transport.aclose()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests and WebSockets in progress."""
+        return self._transport.in_flight + (self._websockets.in_flight if self._websockets else 0)
+
+    def end_websockets(self) -> None:
+        """Tell both sides of every WebSocket that it ends (1001)."""
+        if self._websockets is not None:
+            self._websockets.end()
+
+    async def cut(self) -> None:
+        """End what is in progress: requests are broken off, WebSockets closed."""
+        self.end_websockets()
+        await self._transport.cut()
 
     async def _forward(self, scope: Scope, send: Send, exchange: Exchange, client: Client) -> None:
         clock = self._clock

@@ -98,6 +98,14 @@ class Endpoint:
         if self.checks is not None:
             await self.checks.aclose()
 
+    def end_websockets(self) -> None:
+        """Tell both sides of every WebSocket that it ends (1001)."""
+        self.app.end_websockets()
+
+    async def cut(self) -> None:
+        """End what is in progress."""
+        await self.app.cut()
+
     def __repr__(self) -> str:
         return f"<Endpoint {self.name} {self.status.state} in_flight={self.in_flight}>"
 
@@ -189,6 +197,21 @@ class EndpointsApp:
             await asyncio.wait(tasks)
         for endpoint in self._endpoints:
             await endpoint.aclose()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests and WebSockets in progress."""
+        return sum(endpoint.in_flight for endpoint in self._endpoints)
+
+    def end_websockets(self) -> None:
+        """Tell both sides of every WebSocket that it ends (1001)."""
+        for endpoint in self._endpoints:
+            endpoint.end_websockets()
+
+    async def cut(self) -> None:
+        """End what is in progress."""
+        for endpoint in self._endpoints:
+            await endpoint.cut()
 
     @property
     def given(self) -> Mapping[str, Endpoint]:

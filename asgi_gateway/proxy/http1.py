@@ -33,6 +33,7 @@ from asgi_gateway.proxy.transport import (
     Timeouts,
     UpstreamError,
     UpstreamRequest,
+    draining,
 )
 from asgi_gateway.types import Headers
 
@@ -222,6 +223,10 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
             self._timer = None
         if self._transport is not None:
             self._transport.abort()
+
+    def cut(self) -> None:
+        """Break the exchange off; it fails as ``draining``."""
+        self._fail(draining(request_sent=True))
 
     # Sending a body
 

@@ -31,6 +31,7 @@ from asgi_gateway.proxy.transport import (
     Timeouts,
     UpstreamError,
     UpstreamRequest,
+    draining,
     overloaded,
 )
 from asgi_gateway.types import Headers
@@ -66,6 +67,7 @@ class HttpxTransport:
         self._waiting = 0
         self._in_flight = 0
         self._closing = False
+        self._cut = False
         self._pending = connections.max_pending
         self._transport = transport or httpx.AsyncHTTPTransport(
             verify=client_context(tls) if origin.tls else False,
@@ -85,6 +87,8 @@ class HttpxTransport:
         await self._permit()
         self._in_flight += 1
         try:
+            if self._cut:
+                raise draining(request_sent=False)
             return await self._send(request)
         except BaseException:
             await self._released()
@@ -98,6 +102,16 @@ class HttpxTransport:
         self._closing = True
         if not self._in_flight:
             await self._transport.aclose()
+
+    async def cut(self) -> None:
+        """Break off every exchange and begin no more."""
+        self._closing = self._cut = True
+        await self._transport.aclose()
+
+    @property
+    def in_flight(self) -> int:
+        """Exchanges that are not over."""
+        return self._in_flight
 
     async def _released(self) -> None:
         self._permits.release()

@@ -17,6 +17,7 @@ from asgi_gateway.proxy.transport import (
     Timeouts,
     UpstreamError,
     UpstreamRequest,
+    draining,
     overloaded,
 )
 
@@ -52,6 +53,8 @@ class Http1Transport:
         self._waiting: OrderedDict[asyncio.Future[Http1Connection | None], None] = OrderedDict()
         self._sweep: Timer | None = None
         self._closing = False
+        self._cut = False
+        self._connections: set[Http1Connection] = set()
 
     async def exchange(self, request: UpstreamRequest) -> Http1Connection:
         """Send a request on a pooled or a new connection.
@@ -106,6 +109,12 @@ class Http1Transport:
         """Close idle connections now, the others as their exchanges end."""
         self._closing = True
         self._close_idle()
+
+    async def cut(self) -> None:
+        """Break off every exchange and begin no more; each fails as ``draining``."""
+        self._closing = self._cut = True
+        for connection in list(self._connections):
+            connection.cut()
 
     @property
     def in_flight(self) -> int:
@@ -170,6 +179,9 @@ class Http1Transport:
 
     async def _connect(self) -> Http1Connection:
         """Open a connection in the slot that the caller holds."""
+        if self._cut:
+            self._slot_freed()
+            raise draining(request_sent=False)
         loop = asyncio.get_running_loop()
         try:
             async with self._clock.timeout(self._timeouts.connect):
@@ -186,6 +198,7 @@ class Http1Transport:
                 raise _no_connection("connect", error) from error
             raise
         connection.attach(self._released, self._closed)
+        self._connections.add(connection)
         return connection
 
     # Giving back
@@ -210,6 +223,7 @@ class Http1Transport:
 
     def _closed(self, connection: Http1Connection) -> None:
         self._idle.pop(connection, None)
+        self._connections.discard(connection)
         self._slot_freed()
 
     def _slot_freed(self) -> None:

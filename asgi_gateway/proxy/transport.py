@@ -110,7 +110,14 @@ class Transport(Protocol):
         """Open the connections that are wanted before the first request; never raises `UpstreamError`."""
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close every connection, those that serve an exchange as it ends."""
+
+    async def cut(self) -> None:
+        """Break off every exchange and begin no more."""
+
+    @property
+    def in_flight(self) -> int:
+        """Exchanges that are not over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +231,12 @@ def parse_url(url: str) -> tuple[Origin, str]:
         raise ValueError("the port must be a number from 1 to 65535")
     tls = parts.scheme == "https"
     return Origin(parts.hostname, port or (443 if tls else 80), tls), parts.path
+
+
+def draining(*, request_sent: bool) -> UpstreamError:
+    """The service is no longer part of the configuration, and what was in progress had its time."""
+    failure = Failure("draining", "gateway", request_sent=request_sent)
+    return UpstreamError(failure, "the service was removed or changed")
 
 
 def overloaded() -> UpstreamError:

@@ -32,6 +32,7 @@ from asgi_gateway.types import Headers, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from asgi_gateway.proxy.websocket_client import Refused, ServiceConnection
+    from asgi_gateway.proxy.websocket_relay import Relay
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
@@ -79,8 +80,24 @@ class WebSocketProxy:
         self._options = options
         self._clock = clock
         self._failures = FailureLog(clock)
+        self._relays: set[Relay] = set()
+        self._ending = False
+        self.in_flight = 0
+
+    def end(self) -> None:
+        """Close every WebSocket that is open, and each that still opens (1001)."""
+        self._ending = True
+        for relay in self._relays:
+            relay.go_away()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.in_flight += 1
+        try:
+            await self._serve(scope, receive, send)
+        finally:
+            self.in_flight -= 1
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope, exchange = join_exchange(scope)
         try:
             from asgi_gateway.proxy.websocket_client import Refused
@@ -165,7 +182,13 @@ class WebSocketProxy:
             "subprotocol": service.subprotocol,
             "headers": _answered(service.answered),
         }
-        exchange.failure = await relay.run(accept, first)
+        self._relays.add(relay)
+        if self._ending:
+            relay.go_away()
+        try:
+            exchange.failure = await relay.run(accept, first)
+        finally:
+            self._relays.discard(relay)
 
 
 async def _pass_on(refused: Refused, scope: Scope, send: Send) -> None:

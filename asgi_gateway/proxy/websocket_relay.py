@@ -45,6 +45,7 @@ class End:
 
 CLIENT_LOST: Final = End("client", INTERNAL, failure=CLIENT_LEFT)
 IDLE: Final = End("gateway", GOING_AWAY, "idle")
+LEAVING: Final = End("gateway", GOING_AWAY)
 STALLED: Final = End(
     "gateway", INTERNAL, "the service stopped reading", Failure("timeout", "upstream", request_sent=True)
 )
@@ -108,6 +109,11 @@ class Relay:
             for pump in pumps:
                 if not pump.cancelled():
                     pump.result()
+
+    def go_away(self) -> None:
+        """End it as a server that stops does (RFC 6455 section 7.4.1)."""
+        if not self._cut.done():
+            self._cut.set_result(LEAVING)
 
     # The pumps
 

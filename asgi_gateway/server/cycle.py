@@ -24,8 +24,6 @@ ENDED_CHUNKS: Final = -5
 
 _BODILESS: Final = frozenset({204, 304})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
 _logger = logging.getLogger("uvicorn.error")
 _SPECIAL: Final = frozenset({b"", b"connection", b"transfer-encoding"})
 
@@ -80,6 +78,11 @@ class Cycle:
     def ends_at_close(self) -> bool:
         """Whether it is the end of the connection that ends the answer."""
         return self._left == AT_CLOSE
+
+    @property
+    def streams(self) -> bool:
+        """Whether an answer is in progress that does not say how long it will be."""
+        return self.started and not self.complete and self._left in (CHUNKED, AT_CLOSE)
 
     # From the protocol
 

@@ -285,12 +285,22 @@ class HttpProtocol(asyncio.Protocol):
             self._read_paused = False
             self.transport.resume_reading()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a request is here."""
+        return self._cycle is None and bool(self._between)
+
     def shutdown(self) -> None:
-        """Called by the server: end now if idle, else after the request in progress."""
-        if self._cycle is None:
-            self.transport.close()
-        else:
+        """Called by the server: end now if idle, else after the request that is here or arriving."""
+        if self._cycle is not None:
             self._cycle.keep_alive = False
+        elif self._between:
+            self.transport.close()
+
+    def end_stream(self) -> None:
+        """Break off an answer in progress that may go on for ever."""
+        if self._cycle is not None and self._cycle.streams:
+            self.abort(self._cycle)
 
     # What the parser calls
 

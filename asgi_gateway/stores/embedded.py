@@ -153,4 +153,7 @@ def _command(place: Path) -> list[str]:
         "daemonize": "no",
         "loglevel": "warning",
     }
-    return [str(get_binary_path()), *(part for name, value in options.items() for part in (f"--{name}", value))]
+    return [
+        str(get_binary_path()),
+        *(part for name, value in options.items() for part in (f"--{name}", value)),
+    ]

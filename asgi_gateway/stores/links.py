@@ -14,6 +14,7 @@ from asgi_gateway.stores.url import Place, StoreAddress
 
 SLOTS: Final = 16384
 
+
 class Link(Protocol):
     """An open way to a store."""
 
@@ -30,7 +31,7 @@ class SingleLink:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
-    def send(self, key: bytes, *command: bytes) -> Awaitable[Any]:  # noqa: ARG002 - all keys live here
+    def send(self, key: bytes, *command: bytes) -> Awaitable[Any]:
         return self._pipe.send(*command)
 
     def close(self) -> None:
@@ -91,7 +92,7 @@ class ClusterLink:
 
 
 def slot_of(key: bytes) -> int:
-    """The slot of a key: of what stands in its first braces, where it has some (the cluster specification)."""
+    """The slot of a key: of what stands in its first braces, where it has some (Valkey's cluster)."""
     opened = key.find(b"{")
     closed = key.find(b"}", opened + 1)
     if opened >= 0 and closed > opened + 1:
@@ -99,7 +100,7 @@ def slot_of(key: bytes) -> int:
     return binascii.crc_hqx(key, 0) % SLOTS
 
 
-async def open_link(address: StoreAddress, clock: Clock, timeout: float, on_lost: OnLost) -> Link:
+async def open_link(address: StoreAddress, clock: Clock, within: float, on_lost: OnLost) -> Link:
     """Connect to a store, whatever its kind. Raises `StoreUnavailable`.
 
     `on_lost` is told of every connection that breaks from then on, once the link stands.
@@ -112,7 +113,7 @@ async def open_link(address: StoreAddress, clock: Clock, timeout: float, on_lost
             on_lost(reason, waited)
 
     async def dial(place: Place) -> Pipe:
-        pipe = await connect(address, place, clock, timeout, lost)
+        pipe = await connect(address, place, clock, within, lost)
         pipes.append(pipe)
         return pipe
 
@@ -121,7 +122,7 @@ async def open_link(address: StoreAddress, clock: Clock, timeout: float, on_lost
         if address.kind == "cluster":
             link = await _cluster(address, dial)
         elif address.kind == "sentinel":
-            link = SingleLink(await _master(address, clock, timeout, dial))
+            link = SingleLink(await _master(address, clock, within, dial))
         else:
             link = SingleLink(await dial(address.places[0]))
     except BaseException:
@@ -147,17 +148,15 @@ async def _cluster(address: StoreAddress, dial: Callable[[Place], Awaitable[Pipe
 
 
 async def _master(
-    address: StoreAddress, clock: Clock, timeout: float, dial: Callable[[Place], Awaitable[Pipe]]
+    address: StoreAddress, clock: Clock, within: float, dial: Callable[[Place], Awaitable[Pipe]]
 ) -> Pipe:
     """The first master that a sentinel names and that says itself that it is one."""
     reason = StoreUnavailable("no sentinel answers")
     for place in address.places:
         try:
-            sentinel = await connect(address, place, clock, timeout, lambda *_: None, greet=False)
+            sentinel = await connect(address, place, clock, within, lambda *_: None, greet=False)
             try:
-                named = await sentinel.send(
-                    b"SENTINEL", b"get-master-addr-by-name", address.master.encode()
-                )
+                named = await sentinel.send(b"SENTINEL", b"get-master-addr-by-name", address.master.encode())
             finally:
                 sentinel.close()
             if named is None:

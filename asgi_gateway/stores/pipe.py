@@ -38,7 +38,7 @@ class Pipe(asyncio.Protocol):
         self._timeout = timeout
         self._on_lost = on_lost
         self._reader = Reader()
-        self._pack: Callable[[tuple[bytes, ...]], bytes] = pack_command
+        self._pack: Callable[[Any], bytes] = pack_command
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
@@ -129,12 +129,12 @@ async def connect(
     address: StoreAddress,
     place: Place,
     clock: Clock,
-    timeout: float,
+    within: float,
     on_lost: OnLost,
     *,
     greet: bool = True,
 ) -> Pipe:
-    """A connection to one place of a store, its user known and its database chosen. Raises `StoreUnavailable`.
+    """A connection to one place of a store, its user known, its database chosen. Raises `StoreUnavailable`.
 
     Sentinels are not greeted: they have users of their own, and no databases.
     """
@@ -142,7 +142,7 @@ async def connect(
     host, port = place
 
     def pipe() -> Pipe:
-        return Pipe(clock, timeout, on_lost)
+        return Pipe(clock, within, on_lost)
 
     made: Pipe | None = None
     try:

@@ -75,7 +75,9 @@ class Store:
         """Whether the store has failed and does not work again yet."""
         return self._failed_at is not None
 
-    def limiter(self, name: str, limits: Sequence[Limit], cost: int) -> Callable[[Hashable], Awaitable[Window]]:
+    def limiter(
+        self, name: str, limits: Sequence[Limit], cost: int
+    ) -> Callable[[Hashable], Awaitable[Window]]:
         """Counts a request of a key with all `limits` if each allows it; the tightest window.
 
         One round trip. Limiters of one `name` count together, in whatever process. What is returned raises
@@ -115,7 +117,7 @@ class Store:
             raise
 
     async def start(self) -> None:
-        """Connect if something needs the store; one that cannot be used is logged, and probed from then on."""
+        """Connect if something needs the store; one that cannot be used is looked at from then on."""
         if self._used:
             with suppress(StoreUnavailable):
                 await self._opened(patient=True)
@@ -133,7 +135,7 @@ class Store:
             await asyncio.to_thread(self._server.stop)
 
     async def _opened(self, *, patient: bool = False) -> Link:
-        """The link, connected where it is not yet: whoever asks waits no longer than `timeout`, or is `patient`."""
+        """The link, connected first where it is not yet. Who is not `patient` waits `timeout` at most."""
         if self.degraded:
             raise StoreUnavailable("the store has failed")
         opening = self._opening

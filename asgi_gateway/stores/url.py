@@ -49,11 +49,12 @@ def parse_store_url(url: str) -> StoreAddress:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := options.keys() - _OPTIONS:
         known = ", ".join(sorted(_OPTIONS))
-        raise ValueError(f"a store's URL has no option {sorted(unknown)[0]!r}; known are {known}")
+        raise ValueError(f"a store's URL has no option {min(unknown)!r}; known are {known}")
     secret, _, hosts = parts.netloc.rpartition("@")
     username, _, password = secret.partition(":")
     kind = scheme["kind"] or "single"
     path = unquote(parts.path)
+    places: tuple[Place, ...]
     if kind == "unix":
         if not path or hosts:
             raise ValueError("a Unix socket is written valkey+unix:///path/of/the.sock")

@@ -38,6 +38,10 @@ def test_every_default_is_filled_in_and_what_is_written_stays(parse: Parse) -> N
 version: 1
 listen: {host: 127.0.0.1, port: 4000}
 logging: {level: info}
+workers: 1
+reload: {watch: true, interval: 1s, drain_timeout: 5m}
+shutdown: {accept_grace: 0s, drain_timeout: 25s}
+admin: {}
 middleware:
 - toy:
     count: 3

@@ -23,8 +23,10 @@ from asgi_gateway.config import (
     warnings_of,
 )
 from asgi_gateway.config.schema import Generator
+from asgi_gateway.options import accepts_runtime
 from asgi_gateway.proxy.tls import Tls
 from asgi_gateway.registry import Registry
+from asgi_gateway.runtime import Runtime
 from asgi_gateway.types import ASGIApp, parse_duration, parse_size
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -47,7 +49,8 @@ def test_every_chain_can_be_built(file: Path) -> None:
     for _, chain in load(file.name).chains():
         app: ASGIApp = inner  # type: ignore[assignment]
         for spec in reversed(chain):
-            app = spec.factory(app, **spec.options)
+            gateways = {"runtime": Runtime(chains={})} if accepts_runtime(spec.factory) else {}
+            app = spec.factory(app, **spec.options, **gateways)
 
 
 def test_the_gateway_is_the_seed_in_full() -> None:

@@ -99,6 +99,14 @@ def test_a_timer_that_cannot_run_out(parse: Parse, total: str, warns: bool) -> N
     assert all(f"timeout (services.x.middleware[0], total {total}) ends the request" in text for text in told)
 
 
+@pytest.mark.parametrize("inner", ["retry", "circuit_breaker", "rate_limit"])
+def test_a_hedge_stands_innermost(parse: Parse, inner: str) -> None:
+    options = {"rate_limit": {"limit": "1/second"}} if inner == "rate_limit" else inner
+    (told,) = warned(parse, ["hedge"], [options])
+    assert told.startswith(f"hedge stands outside {inner}")
+    assert warned(parse, [], [options, "hedge"]) == []
+
+
 def test_a_timer_that_nobody_set_is_nobodys_mistake(parse: Parse) -> None:
     assert warned(parse, [], [{"timeout": {"total": "3s"}}], timeouts={"idle": "60s"}) == []
 

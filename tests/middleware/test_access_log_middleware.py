@@ -46,7 +46,7 @@ from asgi_gateway.types import ASGIApp, Message, Receive, Scope, Send
 FIELDS = [
     "request_id", "trace_id", "method", "path", "route", "service", "endpoint", "status",
     "upstream_status", "attempts", "duration_ms", "upstream_ms", "first_byte_ms", "bytes_in",
-    "bytes_out", "client_address", "failure", "breaker_state", "would_reject",
+    "bytes_out", "client_address", "failure", "breaker_state", "would_reject", "fallbacks",
 ]  # fmt: skip
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
@@ -122,6 +122,7 @@ async def test_one_line_says_what_became_of_a_request(stream: io.StringIO, clock
         exchange.upstream_status, exchange.attempts, exchange.breaker_state = 503, 2, "closed"
         exchange.upstream_seconds, exchange.first_byte_seconds = 0.2, 0.0501234
         exchange.would_reject += ("rate_limit",)
+        exchange.fallbacks += ("before",)
         clock.shift(0.25)
         await send({**START, "status": 503})
         await send(PART)
@@ -164,6 +165,7 @@ async def test_one_line_says_what_became_of_a_request(stream: io.StringIO, clock
         "failure": None,
         "breaker_state": "closed",
         "would_reject": ["rate_limit"],
+        "fallbacks": ["before"],
     }
     assert [key for key in logged if key in FIELDS] == FIELDS
     assert "s3cret" not in stream.getvalue()

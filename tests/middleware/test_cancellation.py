@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from options_needed import WITH_OPTIONS
 
 from asgi_gateway import middleware
 from asgi_gateway.testing import Conversation, http_scope, settle, websocket_scope
@@ -11,7 +12,7 @@ from asgi_gateway.types import ASGIApp, Message, Receive, Scope, Send
 
 pytestmark = pytest.mark.usefixtures("access_log_on")
 
-EVERY = [getattr(middleware, name) for name in middleware.__all__]
+EVERY = [*(getattr(middleware, name) for name in middleware.__all__), *WITH_OPTIONS]
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
 PART: Message = {"type": "http.response.body", "body": b"part", "more_body": True}

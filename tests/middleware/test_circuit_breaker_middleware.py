@@ -432,10 +432,137 @@ async def test_an_open_breaker_refuses_a_handshake(runtime: Runtime):
     assert (await shake_hands(breaker, denial=False))[0]["type"] == "websocket.close"
 
 
+# Ratios, slow calls, fallbacks, shadow
+
+
+async def test_a_share_of_failures_opens_it(runtime: Runtime):
+    app = ScriptedApp(200, 500, 200, 500, 200)
+    breaker = CircuitBreakerMiddleware(
+        app, failure_threshold=None, failure_ratio=0.5, minimum_calls=4, runtime=runtime
+    )
+    assert await ask(breaker, 5) == [200, 500, 200, 500, 503]
+    assert len(app.calls) == 4
+
+
+async def test_slow_answers_open_it(runtime: Runtime, clock: ManualClock):
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        clock.shift(2)
+        await ScriptedApp(200)(scope, receive, send)
+
+    breaker = CircuitBreakerMiddleware(
+        slow,
+        failure_threshold=None,
+        slow_call_ratio=1,
+        slow_call_duration="2s",  # type: ignore[arg-type]
+        minimum_calls=3,
+        runtime=runtime,
+    )
+    assert await ask(breaker, 4) == [200, 200, 200, 503]
+
+
+async def test_the_time_it_stays_open_grows_and_is_told(runtime: Runtime, clock: ManualClock):
+    breaker = CircuitBreakerMiddleware(
+        ScriptedApp(500), failure_threshold=1, break_duration=10, break_growth=2, runtime=runtime
+    )
+    waits = []
+    for _ in range(3):
+        assert await ask(breaker) == [500]
+        refused = await request(breaker)
+        waits.append(int(refused.header("retry-after")))
+        clock.shift(waits[-1])
+    assert waits == [10, 20, 40]
+
+
+async def test_jitter_comes_from_the_runtimes_chance(clock: ManualClock):
+    runtime = Runtime(clock=clock, random=lambda: 1.0)
+    breaker = CircuitBreakerMiddleware(
+        ScriptedApp(500), failure_threshold=1, break_duration=10, jitter=0.5, runtime=runtime
+    )
+    await ask(breaker)
+    assert (await request(breaker)).header("retry-after") == "15"
+
+
+async def test_a_fixed_answer_stands_in_while_it_is_open(runtime: Runtime):
+    breaker = CircuitBreakerMiddleware(
+        ScriptedApp(500),
+        failure_threshold=1,
+        fallback={"status": 200, "body": {"models": []}, "headers": {"X-From": "breaker"}},
+        runtime=runtime,
+    )
+    await ask(breaker)
+    answer = await request(breaker)
+    assert (answer.status, answer.body) == (200, b'{"models": []}')
+    assert answer.header("content-type") == "application/json"
+    assert answer.header("x-from") == "breaker"
+    assert "x-gateway-error" not in dict(answer.headers)
+
+
+async def test_another_app_stands_in_while_it_is_open(runtime: Runtime):
+    spare = ScriptedApp(203)
+    breaker = CircuitBreakerMiddleware(ScriptedApp(500), failure_threshold=1, fallback=spare, runtime=runtime)
+    assert await ask(breaker, 3) == [500, 203, 203]
+    assert len(spare.calls) == 2
+
+
+async def test_another_service_stands_in_while_it_is_open(clock: ManualClock):
+    runtime = Runtime(clock=clock, chains={"spare": ScriptedApp(203)})
+    breaker = CircuitBreakerMiddleware(
+        ScriptedApp(500), failure_threshold=1, fallback="spare", runtime=runtime
+    )
+    exchange = Exchange()
+    assert await ask(breaker, 2, **{EXCHANGE: exchange}) == [500, 203]
+    assert (exchange.service, exchange.breaker_state) == ("spare", "open")
+
+
+async def test_a_fixed_answer_is_not_retried(runtime: Runtime):
+    app = ScriptedApp(500)
+    breaker = CircuitBreakerMiddleware(
+        app, failure_threshold=1, fallback={"status": 503, "body": "later"}, runtime=runtime
+    )
+    retry = RetryMiddleware(breaker, backoff=Backoff(initial=0))
+    assert (await request(retry)).body == b"later"
+    assert len(app.calls) == 1
+
+
+async def test_in_shadow_mode_it_refuses_nothing_and_tells_what_it_would_have(clock: ManualClock):
+    runtime = Runtime(clock=clock, service="ai")
+    app = ScriptedApp(500)
+    breaker = CircuitBreakerMiddleware(app, failure_threshold=1, mode="shadow", runtime=runtime)
+    exchange = Exchange()
+    assert await ask(breaker, 3, **{EXCHANGE: exchange}) == [500] * 3
+    assert exchange.would_reject == ("circuit_breaker",) * 2
+    assert [counter.value for counter in runtime.counters if counter.name == "shadow_rejected_total"] == [2]
+    assert runtime.services["ai"].breakers == []  # nobody takes the service for unusable
+
+
+async def test_refusals_are_counted(clock: ManualClock):
+    runtime = Runtime(clock=clock, service="ai")
+    breaker = CircuitBreakerMiddleware(ScriptedApp(500), failure_threshold=1, runtime=runtime)
+    await ask(breaker, 3)
+    assert runtime.counter("circuit_breaker_rejected_total").value == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"failure_threshold": None},
+        {"slow_call_ratio": 0.5},
+        {"probes_to_close": 2},
+        {"break_growth": 2, "max_break_duration": 1},
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(options: dict[str, Any]):
+    with pytest.raises(ValueError, match=r"must|need|nothing"):
+        CircuitBreakerMiddleware(ScriptedApp(200), **options)
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"failure_threshold": 0},
+        {"failure_ratio": 0},
+        {"mode": "off"},
+        {"fallback": {"status": 99}},
         {"break_duration": 0},
         {"probes": 0},
         {"failure_statuses": ["6xx"]},

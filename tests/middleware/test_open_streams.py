@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from options_needed import WITH_OPTIONS
 
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.context import EXCHANGE, Exchange
@@ -14,6 +15,7 @@ from asgi_gateway.middleware import (
     ClientAddressMiddleware,
     GatewayHeadersMiddleware,
     HealthMiddleware,
+    HedgeMiddleware,
     RateLimitMiddleware,
     RequestIdMiddleware,
     RetryMiddleware,
@@ -28,11 +30,13 @@ LAYERS = [
     ClientAddressMiddleware,
     GatewayHeadersMiddleware,
     HealthMiddleware,
+    HedgeMiddleware,
     RateLimitMiddleware,
     RequestIdMiddleware,
     RetryMiddleware,
     TimeoutMiddleware,
     TracingMiddleware,
+    *WITH_OPTIONS,
 ]
 
 

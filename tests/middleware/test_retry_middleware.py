@@ -17,6 +17,8 @@ from asgi_gateway.context import ATTEMPT, DEADLINE, EXCHANGE, Exchange
 from asgi_gateway.errors import Failure
 from asgi_gateway.middleware.retry import RetryMiddleware
 from asgi_gateway.policies.backoff import Backoff
+from asgi_gateway.policies.circuit_breaker import CircuitBreaker, Permit
+from asgi_gateway.policies.retry_budget import Budget
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.testing import (
@@ -601,7 +603,10 @@ async def test_other_scopes_pass_through(kind: str):
     ("options", "message"),
     [
         ({"attempts": 0}, "greater than or equal to 1"),
-        ({"statuses": [429, 503]}, "only statuses of 500 and above are retried, not 429"),
+        (
+            {"statuses": [404, 429, 503]},
+            "only 408, 425, 429 and statuses of 500 and above are retried, not 404",
+        ),
         ({"methods": ["get"]}, "upper case"),
         ({"backoff": {"initial": "1 fortnight"}}, "expected a duration"),
         ({"backoff": {"factr": 2}}, "factr"),
@@ -653,3 +658,251 @@ async def test_a_starlette_app_that_streams_can_be_unwound(wrapped: bool):
     assert (answer.status, answer.body) == (200, b"ab")
     assert bodies == [b"one two"] * 2
     assert chunks_made.count(b"b") == 1
+
+
+# Statuses that ask for another attempt
+
+
+@pytest.mark.parametrize("status", [408, 425, 429])
+async def test_a_status_that_asks_to_try_later_is_retried_if_listed(status: int, clock: ManualClock):
+    busy = (status, [(b"Retry-After", b"3")], [])
+    app = ScriptedApp(busy, 200)
+    async with asking(retrying(app, clock, statuses=[status])) as talk:
+        assert clock.pending == [3]
+        await clock.advance(3)
+        assert (await talk.finish()).status == 200
+
+
+async def test_the_gateways_own_429_is_not_retried_even_if_listed():
+    app = ScriptedApp(Problem(429, Failure("rate_limited", "gateway"), "slower"))
+    await request(retrying(app, statuses=[429]))
+    assert len(app.calls) == 1
+
+
+@pytest.mark.parametrize(("allowed", "attempts"), [(True, 2), (False, 1)])
+async def test_a_post_with_an_idempotency_key_is_retried_where_that_is_allowed(allowed: bool, attempts: int):
+    app = ScriptedApp(503, 200)
+    headers = [(b"Idempotency-Key", b"one")]
+    await request(retrying(app, idempotency_key=allowed), "POST", headers=headers)
+    assert len(app.calls) == attempts
+
+
+async def test_a_post_without_the_key_is_not():
+    app = ScriptedApp(503, 200)
+    await request(retrying(app, idempotency_key=True), "POST")
+    assert len(app.calls) == 1
+
+
+# The budget
+
+
+def skipped(runtime: Runtime) -> dict[str, int]:
+    """How many retries were skipped, by reason."""
+    return {
+        dict(counter.labels)["reason"]: counter.value
+        for counter in runtime.counters
+        if counter.name == "retry_skipped_total" and counter.value
+    }
+
+
+async def test_a_service_that_is_dead_sees_a_fifth_more_requests_and_the_floor(clock: ManualClock):
+    runtime = Runtime(clock=clock)
+    app = ScriptedApp(unread(503))
+    retry = RetryMiddleware(app, backoff=AT_ONCE, runtime=runtime)
+    for _ in range(1000):
+        assert (await request(retry)).status == 503
+    assert len(app.calls) <= 1000 + 200 + 30
+    assert len(app.calls) >= 1200
+    assert runtime.counter("retries_total").value == len(app.calls) - 1000
+    assert skipped(runtime)["budget"] > 900
+
+
+async def test_without_a_budget_every_request_has_all_its_attempts():
+    app = ScriptedApp(unread(503))
+    retry = retrying(app, budget="off")
+    for _ in range(100):
+        await request(retry)
+    assert len(app.calls) == 400
+
+
+async def test_one_service_has_one_budget_and_another_its_own(clock: ManualClock):
+    runtime = Runtime(clock=clock)
+    budget = Budget(ratio=0, min_per_second=0.1)
+    apps = [ScriptedApp(503) for _ in range(3)]
+    for app, service in zip(apps, ("a", "a", "b"), strict=True):
+        await request(
+            RetryMiddleware(app, backoff=AT_ONCE, budget=budget, runtime=runtime.scoped_to(service))
+        )
+    assert [len(app.calls) for app in apps] == [2, 1, 2]
+
+
+async def test_an_outer_and_an_inner_retry_count_a_request_once(clock: ManualClock):
+    runtime = Runtime(clock=clock).scoped_to("a")
+    budget = Budget(ratio=1, min_per_second=0)
+    app = ScriptedApp(unread(503))
+    inner = RetryMiddleware(app, backoff=AT_ONCE, budget=budget, runtime=runtime)
+    exchange = Exchange()
+    outer = RetryMiddleware(inner, backoff=AT_ONCE, budget=budget, runtime=runtime)
+    await request(outer, **{EXCHANGE: exchange})
+    assert len(app.calls) == 2
+    assert exchange.attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "reason"),
+    [
+        (503, {"attempts": 1}, "attempts"),
+        (503, {"methods": ["PUT"]}, "method"),
+        (507, {}, "outcome"),
+        ((503, [(b"retry-after", b"99")], []), {}, "retry_after"),
+        (Problem(503, Failure("overloaded", "gateway"), "busy"), {}, "not_upstream"),
+        (503, {"budget": {"ratio": 0, "min_per_second": 0}}, "budget"),
+    ],
+)
+async def test_what_keeps_a_retry_from_being_made_is_counted(
+    answer: Any, options: dict[str, Any], reason: str, clock: ManualClock
+):
+    runtime = Runtime(clock=clock)
+    await request(RetryMiddleware(ScriptedApp(answer), runtime=runtime, **options))
+    assert skipped(runtime) == {reason: 1}
+
+
+async def test_a_deadline_and_a_body_that_keep_it_from_being_made_are_counted(clock: ManualClock):
+    runtime = Runtime(clock=clock)
+    retry = RetryMiddleware(ScriptedApp(503), max_body=1, runtime=runtime)
+    await request(retry, **{DEADLINE: clock.monotonic() + 0.1})
+    await request(retry, "PUT", body=b"ab", headers=with_length(b"ab"))
+    assert skipped(runtime) == {"deadline": 1, "body_too_large": 1}
+
+
+async def test_success_skips_nothing(clock: ManualClock):
+    runtime = Runtime(clock=clock)
+    for status in (200, 404, 429):
+        await request(RetryMiddleware(ScriptedApp(status), runtime=runtime))
+    assert skipped(runtime) == {}
+
+
+async def test_a_breaker_of_the_service_that_has_opened_ends_it(clock: ManualClock):
+    runtime = Runtime(clock=clock).scoped_to("a")
+    app = ScriptedApp(503)
+    breaker = CircuitBreaker(1, 60.0, 1)
+    retry = RetryMiddleware(app, backoff=AT_ONCE, runtime=runtime)
+    runtime.services["a"].breakers.append(breaker)
+    permit = breaker.acquire(clock.monotonic())
+    assert isinstance(permit, Permit)
+    breaker.failed(permit, clock.monotonic())
+    assert (await request(retry)).status == 503
+    assert len(app.calls) == 1
+    assert skipped(runtime) == {"circuit_open": 1}
+
+
+# The time of one attempt
+
+
+async def never(scope: Scope, receive: Receive, send: Send) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_an_attempt_that_has_had_its_time_is_followed_by_another(clock: ManualClock):
+    app = ScriptedApp(never, 200)
+    exchange = Exchange()
+    retry = retrying(app, clock, per_attempt_timeout=5, backoff=AT_ONCE)
+    async with asking(retry, **{EXCHANGE: exchange}) as talk:
+        await clock.advance(4.9)
+        assert len(app.calls) == 1
+        await clock.advance(0.1)
+        assert (await talk.finish()).status == 200
+    assert exchange.failure is None
+    assert exchange.attempts == 2
+
+
+async def test_the_last_attempt_that_has_had_its_time_is_a_504(clock: ManualClock):
+    exchange = Exchange()
+    retry = retrying(ScriptedApp(never), clock, attempts=2, per_attempt_timeout=5, backoff=AT_ONCE)
+    async with asking(retry, **{EXCHANGE: exchange}) as talk:
+        await clock.advance(5)
+        await clock.advance(5)
+        answer = await talk.finish()
+    assert (answer.status, answer.header("x-gateway-error")) == (504, "upstream_timeout")
+    assert exchange.failure == Failure("timeout", "upstream", request_sent=True)
+
+
+async def test_a_post_that_has_had_its_time_is_not_repeated(clock: ManualClock):
+    app = ScriptedApp(never)
+    async with asking(retrying(app, clock, per_attempt_timeout=5), "POST") as talk:
+        await clock.advance(5)
+        assert (await talk.finish()).status == 504
+    assert len(app.calls) == 1
+
+
+async def test_an_answer_that_has_begun_is_never_cut(clock: ManualClock):
+    more = asyncio.Event()
+
+    async def streaming(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await more.wait()
+        await send({"type": "http.response.body", "body": b"late"})
+
+    async with asking(retrying(streaming, clock, per_attempt_timeout=5)) as talk:
+        await clock.advance(500)
+        more.set()
+        assert (await talk.finish()).body == b"late"
+
+
+async def test_inner_layers_see_why_the_attempt_was_cancelled(clock: ManualClock):
+    seen: list[Failure | None] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append(scope[EXCHANGE].failure)
+
+    async with asking(retrying(app, clock, attempts=1, per_attempt_timeout=5)) as talk:
+        await clock.advance(5)
+        await talk.finish()
+    assert seen == [Failure("timeout", "upstream", request_sent=True)]
+
+
+@pytest.mark.parametrize("late", ["answers", "returns", "raises"])
+async def test_an_app_that_does_not_end_when_its_time_is_over_is_not_heard(late: str, clock: ManualClock):
+    async def stubborn(scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        if late == "answers":
+            await unread(200)(scope, receive, send)
+        elif late == "raises":
+            raise RuntimeError("cancelled")
+
+    pending: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        pending.append(task.cancelling() if task else -1)
+        await unread(204)(scope, receive, send)
+
+    retry = retrying(ScriptedApp(stubborn, app), clock, per_attempt_timeout=5, backoff=AT_ONCE)
+    async with asking(retry) as talk:
+        await clock.advance(5)
+        assert (await talk.finish()).status == 204
+    assert pending == [0]
+
+
+async def test_a_cancellation_from_outside_while_its_time_runs_out_is_kept(clock: ManualClock):
+    unwinding = asyncio.Event()
+
+    async def slow_to_close(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            unwinding.set()
+            await asyncio.Event().wait()
+
+    app = ScriptedApp(slow_to_close, 200)
+    async with asking(retrying(app, clock, per_attempt_timeout=5)) as talk:
+        await clock.advance(5)
+        await unwinding.wait()
+        talk.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await talk.finish()
+    assert len(app.calls) == 1

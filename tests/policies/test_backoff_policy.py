@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,3 +62,32 @@ def test_yaml_may_write_durations():
 def test_mistakes_are_refused(options: dict[str, float]):
     with pytest.raises(ValidationError):
         TypeAdapter(Backoff).validate_python(options)
+
+
+def test_a_constant_backoff_does_not_grow():
+    backoff = Backoff(initial=3.0, jitter=0, kind="constant")
+    assert [backoff.delay(n, 0.9, 3.0) for n in (1, 2, 20)] == [3.0, 3.0, 3.0]
+    assert Backoff(initial=3.0, max=2.0, jitter=0, kind="constant").delay(1, 0.5) == 2.0
+
+
+def test_a_decorrelated_delay_reaches_to_three_times_the_one_before():
+    backoff = Backoff(initial=1.0, kind="decorrelated")
+    assert [backoff.delay(1, random) for random in (0.0, 0.5, 1.0)] == [1.0, 2.0, 3.0]
+    assert [backoff.delay(2, random, 3.0) for random in (0.0, 0.5, 1.0)] == [1.0, 5.0, 9.0]
+
+
+@given(
+    initial=st.floats(0, 100),
+    longest=st.floats(0, 1000),
+    previous=st.floats(0, 1000),
+    kind=st.sampled_from(["exponential", "constant", "decorrelated"]),
+    attempt=st.integers(1, 20),
+    random=FRACTION,
+)
+def test_no_kind_waits_less_than_nothing_or_longer_than_the_maximum_and_jitter(
+    initial: float, longest: float, previous: float, kind: Any, attempt: int, random: float
+):
+    delay = Backoff(initial, 2, longest, 0.2, kind).delay(attempt, random, previous)
+    assert 0 <= delay <= longest * 1.2 * (1 + 1e-9)
+    if kind == "decorrelated":
+        assert min(initial, longest) <= delay <= min(3 * max(initial, previous), longest) * (1 + 1e-9)

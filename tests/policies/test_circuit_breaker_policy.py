@@ -1,13 +1,20 @@
 """The breaker's state machine as plain calls, time as an argument."""
 
 import copy
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from asgi_gateway.policies.circuit_breaker import CircuitBreaker, Permit, Rejected
+from asgi_gateway.policies.circuit_breaker import (
+    BreakDurations,
+    BreakRules,
+    CircuitBreaker,
+    Permit,
+    Rejected,
+)
 
 MINUTE = 60.0
 
@@ -353,3 +360,186 @@ class AnyHistory(RuleBasedStateMachine):
 
 AnyHistory.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 test_any_history = AnyHistory.TestCase
+
+
+# By a share of calls, by slow calls
+
+
+def by_ratio(ratio: float = 0.5, **rules: float) -> CircuitBreaker:
+    options = {"window": 10.0, "minimum_calls": 4, **rules}
+    return CircuitBreaker(None, MINUTE, rules=BreakRules(ratio, **options))  # type: ignore[arg-type]
+
+
+def call(breaker: CircuitBreaker, now: float, *, good: bool = True, seconds: float = 0.0) -> str | None:
+    permit = admitted(breaker, now)
+    report = breaker.succeeded if good else breaker.failed
+    return report(permit, now, seconds)
+
+
+def test_a_share_of_failures_opens_it_from_the_minimum_of_calls_on():
+    breaker = by_ratio(0.5)
+    assert [call(breaker, 1.0, good=good) for good in (False, False, True)] == [None] * 3
+    assert call(breaker, 1.0, good=True) == "open"
+
+
+def test_failures_in_a_row_do_not_open_a_breaker_without_a_threshold():
+    breaker = by_ratio(1.0, minimum_calls=100)
+    assert [call(breaker, 1.0, good=False) for _ in range(99)] == [None] * 99
+    assert call(breaker, 1.0, good=False) == "open"
+
+
+def test_what_is_older_than_the_window_does_not_count():
+    breaker = by_ratio(0.5)
+    assert [call(breaker, 1.0, good=False) for _ in range(3)] == [None] * 3
+    assert call(breaker, 12.0, good=False) is None
+
+
+def test_a_threshold_and_a_ratio_each_open_it():
+    rules = BreakRules(0.5, window=10.0, minimum_calls=4)
+    breaker = CircuitBreaker(2, MINUTE, rules=rules)
+    assert [call(breaker, 1.0, good=False) for _ in range(2)] == [None, "open"]
+    breaker = CircuitBreaker(3, MINUTE, rules=rules)
+    assert [call(breaker, 1.0, good=good) for good in (False, True, False, True)][-1] == "open"
+
+
+def test_closed_again_it_counts_from_nothing():
+    breaker = by_ratio(0.5)
+    for _ in range(4):
+        call(breaker, 1.0, good=False)
+    assert call(breaker, 61.0) == "closed"
+    assert [call(breaker, 61.0, good=False) for _ in range(3)] == [None] * 3
+
+
+def slow_watching(**options: float) -> CircuitBreaker:
+    rules = BreakRules(None, 0.5, 2.0, window=10.0, minimum_calls=2)
+    return CircuitBreaker(None, MINUTE, rules=rules, **options)  # type: ignore[arg-type]
+
+
+def test_a_share_of_slow_calls_opens_it():
+    breaker = slow_watching()
+    assert call(breaker, 1.0, seconds=1.9) is None
+    assert call(breaker, 1.0, seconds=2.0) == "open"
+
+
+def test_a_slow_probe_is_a_bad_one_where_slow_calls_count():
+    breaker = slow_watching()
+    call(breaker, 1.0, seconds=3.0)
+    call(breaker, 1.0, seconds=3.0)
+    assert call(breaker, 61.0, seconds=3.0) == "open"
+    assert call(breaker, 121.0, seconds=1.0) == "closed"
+
+
+def test_an_answer_that_breaks_off_counts_as_a_failure_of_the_window_too():
+    breaker = by_ratio(0.6)
+    for _ in range(2):
+        permit = admitted(breaker, 1.0)
+        breaker.succeeded(permit, 1.0)
+        breaker.broken(permit, 1.0)
+    assert call(breaker, 1.0, good=False) == "open"  # three of five
+
+
+# How many probes, for how long
+
+
+def test_enough_good_probes_close_it_though_one_failed():
+    breaker = CircuitBreaker(1, MINUTE, 3, probes_to_close=2)
+    fail(breaker, 0.0)
+    first, second, third = (admitted(breaker, 60.0) for _ in range(3))
+    assert breaker.failed(first, 60.0) is None
+    assert breaker.succeeded(second, 60.0) is None
+    assert isinstance(breaker.acquire(60.0), Rejected)  # a failed probe is not tried anew
+    assert breaker.succeeded(third, 60.0) == "closed"
+
+
+def test_it_opens_as_soon_as_too_few_probes_are_left():
+    breaker = CircuitBreaker(1, MINUTE, 3, probes_to_close=2)
+    fail(breaker, 0.0)
+    probes = [admitted(breaker, 60.0) for _ in range(3)]
+    assert breaker.failed(probes[0], 60.0) is None
+    assert breaker.failed(probes[1], 60.0) == "open"
+
+
+def test_silent_probes_hold_up_others_for_the_maximum_age_of_half_open():
+    breaker = CircuitBreaker(1, MINUTE, max_half_open=5.0)
+    fail(breaker, 0.0)
+    admitted(breaker, 60.0)
+    assert isinstance(breaker.acquire(64.9), Rejected)
+    assert isinstance(breaker.acquire(65.0), Permit)
+
+
+# How long it stays open
+
+
+def openings(breaker: CircuitBreaker, times: int) -> list[float]:
+    """How long each opening lasts of a breaker whose probes all fail."""
+    now, seconds = 0.0, []
+    for _ in range(times):
+        assert breaker.failed(admitted(breaker, now), now) == "open"
+        seconds.append(breaker.break_duration)
+        now += breaker.break_duration
+    return seconds
+
+
+def test_the_time_open_grows_up_to_its_cap_while_probes_fail():
+    breaker = CircuitBreaker(1, BreakDurations(10.0, 2.0, 60.0))
+    assert openings(breaker, 5) == [10.0, 20.0, 40.0, 60.0, 60.0]
+
+
+def test_without_growth_it_is_always_the_same():
+    assert openings(CircuitBreaker(1, 400.0), 3) == [400.0] * 3
+
+
+def test_it_begins_anew_once_it_stayed_closed_for_longer_than_it_was_open():
+    breaker = CircuitBreaker(1, BreakDurations(10.0, 2.0, 60.0))
+    openings(breaker, 2)
+    assert call(breaker, 30.0) == "closed"
+    call(breaker, 40.0, good=False)
+    assert breaker.break_duration == 40.0
+    assert call(breaker, 80.0) == "closed"
+    call(breaker, 121.0, good=False)
+    assert breaker.break_duration == 10.0
+
+
+@given(opening=st.integers(1, 10_000), random=st.floats(0, 1), growth=st.floats(1, 10))
+def test_no_opening_is_longer_than_the_cap_and_the_jitter(opening: int, random: float, growth: float):
+    durations = BreakDurations(10.0, growth, 60.0, 0.5)
+    assert 5.0 <= durations.of(opening, random) <= 90.0
+
+
+# Told from outside
+
+
+def test_it_can_be_told_that_the_service_fails():
+    breaker = CircuitBreaker(5, MINUTE)
+    slow = admitted(breaker, 0.0)
+    assert breaker.open_until(7.0, 0.0) == "open"
+    assert breaker.untroubled is None
+    assert breaker.acquire(1.0) == Rejected(6.0, "open")
+    assert breaker.succeeded(slow, 1.0) is None
+    assert breaker.open_until(6.0, 1.0) is None  # it knows better
+    assert breaker.open_until(9.0, 1.0) is None  # it is open already, but for longer
+    assert breaker.acquire(8.0) == Rejected(1.0, "open")
+    assert isinstance(breaker.acquire(9.0), Permit)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CircuitBreaker(0),
+        lambda: CircuitBreaker(None),
+        lambda: CircuitBreaker(probes=0),
+        lambda: CircuitBreaker(probes=2, probes_to_close=3),
+        lambda: BreakRules(failure_ratio=0),
+        lambda: BreakRules(failure_ratio=1.1),
+        lambda: BreakRules(slow_call_ratio=0.5),
+        lambda: BreakRules(slow_call_duration=1.0),
+        lambda: BreakRules(window=0),
+        lambda: BreakDurations(0),
+        lambda: BreakDurations(growth=0.9),
+        lambda: BreakDurations(60.0, 2.0, 59.0),
+        lambda: BreakDurations(jitter=2),
+    ],
+)
+def test_what_cannot_work_is_refused(make: Any):
+    with pytest.raises(ValueError, match=r"must|need|nothing"):
+        make()

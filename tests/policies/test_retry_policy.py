@@ -139,3 +139,15 @@ def test_no_retry_breaks_a_promise(
     assert method == "GET" or (failure is not None and not sent)
     assert decision >= (retry_after or 0)
     assert time_left is None or decision < time_left
+
+
+def test_an_idempotency_key_counts_only_where_it_is_allowed_to():
+    allowed = RetryPolicy(backoff=Backoff(jitter=0), idempotency_key=True)
+    assert decide(allowed, method="POST", keyed=True) == 1.0
+    assert decide(allowed, method="POST", keyed=False) == "method"
+    assert decide(method="POST", keyed=True) == "method"
+
+
+def test_a_decorrelated_delay_hangs_on_the_one_before():
+    policy = RetryPolicy(backoff=Backoff(kind="decorrelated"))
+    assert decide(policy, attempt=2, previous=4.0, random=0.5) == 6.5

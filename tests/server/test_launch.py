@@ -26,7 +26,7 @@ from asgi_gateway.testing import ScriptedApp
 
 SCRIPT = """
 import sys
-from asgi_gateway.server import CannotStart, bind, end_on_signals, run_server, server_config, url_of
+from asgi_gateway.server import CannotStart, Server, bind, end_on_signals, server_config, url_of
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -45,7 +45,7 @@ async def app(scope, receive, send):
 end_on_signals()
 sockets = bind("127.0.0.1", 0)
 try:
-    run_server(server_config(app, {"version": 1}), sockets, lambda: print(url_of(sockets), flush=True))
+    Server(server_config(app, {"version": 1}), lambda: print(url_of(sockets), flush=True)).run(sockets)
 except CannotStart as error:
     sys.exit(str(error))
 """
@@ -131,15 +131,9 @@ def test_every_address_of_a_name_is_bound_to_the_same_port(monkeypatch: pytest.M
 def test_the_server_is_set_up_for_a_proxy() -> None:
     config = server_config(ScriptedApp(), QUIET)
     assert config.timeout_keep_alive > 5
-    assert config.timeout_graceful_shutdown
     assert (config.proxy_headers, config.server_header, config.access_log) == (False,) * 3
     assert config.http is HttpProtocol
     assert config.lifespan == "on"
-
-
-def test_an_import_string_is_a_factory() -> None:
-    config = server_config("asgi_gateway:create_app", QUIET, workers=3)
-    assert (config.factory, config.workers) == (True, 3)
 
 
 def limits(*services: dict[str, Any]) -> WebSocketLimits:

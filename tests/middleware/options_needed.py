@@ -1,0 +1,26 @@
+"""The middlewares that do nothing without options, with options at which the inner app still answers."""
+
+from functools import partial
+
+from asgi_gateway.middleware import (
+    FallbackMiddleware,
+    FaultMiddleware,
+    MirrorMiddleware,
+    MockMiddleware,
+    SplitMiddleware,
+)
+from asgi_gateway.testing import ScriptedApp
+from asgi_gateway.types import Receive, Scope, Send
+
+
+async def other(scope: Scope, receive: Receive, send: Send) -> None:
+    await ScriptedApp(204)(scope, receive, send)
+
+
+WITH_OPTIONS = [
+    partial(FallbackMiddleware, targets=[other]),
+    partial(FaultMiddleware, delay={"duration": 1, "share": 0}, abort={"share": 0}),
+    partial(MirrorMiddleware, target=other),
+    partial(MockMiddleware, answers=[{"path": "/mocked", "status": 418}]),
+    partial(SplitMiddleware, targets=[{"service": other, "weight": 0}], own_weight=1),
+]

@@ -1,0 +1,135 @@
+"""Split, fault and mock by raw ASGI."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from asgi_gateway.errors import ResponseAborted
+from asgi_gateway.middleware import (
+    CircuitBreakerMiddleware,
+    FaultMiddleware,
+    MockMiddleware,
+    RetryMiddleware,
+    SplitMiddleware,
+)
+from asgi_gateway.runtime import Runtime
+from asgi_gateway.testing import Conversation, ManualClock, ScriptedApp, http_scope, request, settle
+
+
+@pytest.mark.parametrize(
+    ("sticky", "headers"),
+    [("header:X-User", [(b"x-user", b"ann")]), ("cookie:user", [(b"cookie", b"a=b; user=ann")])],
+)
+async def test_a_sticky_choice_stays(sticky: str, headers: list[tuple[bytes, bytes]]) -> None:
+    app = SplitMiddleware(
+        ScriptedApp(200), own_weight=1, targets=[{"service": ScriptedApp(201), "weight": 1}], sticky=sticky
+    )
+    assert len({(await request(app, headers=headers)).status for _ in range(30)}) == 1
+    assert {(await request(app)).status for _ in range(60)} == {200, 201}
+
+
+async def test_requests_are_divided_by_weight() -> None:
+    inner, other = ScriptedApp(200), ScriptedApp(200)
+    app = SplitMiddleware(inner, own_weight=90, targets=[{"service": other, "weight": 10}])
+    for _ in range(2000):
+        await request(app)
+    assert 100 < len(other.calls) < 300
+    assert len(inner.calls) + len(other.calls) == 2000
+
+
+async def test_by_default_the_inner_app_has_no_weight() -> None:
+    inner = ScriptedApp(200)
+    app = SplitMiddleware(inner, targets=[{"service": ScriptedApp(201)}])
+    assert {(await request(app)).status for _ in range(20)} == {201}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"targets": [], "own_weight": 0},
+        {"targets": [{"service": ScriptedApp(), "weight": -1}]},
+        {"sticky": "x"},
+    ],
+)
+def test_a_split_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        SplitMiddleware(ScriptedApp(), **wrong)
+
+
+async def test_a_delay_waits_by_the_clock() -> None:
+    clock, inner = ManualClock(), ScriptedApp(200)
+    app = FaultMiddleware(inner, delay={"duration": "2s"}, runtime=Runtime(clock=clock))
+    async with Conversation(app, http_scope()) as talk:
+        talk.body()
+        await clock.advance(1.9)
+        assert inner.calls == []
+        await clock.advance(0.1)
+        await settle()
+        assert (await talk.finish()).status == 200
+
+
+async def test_an_abort_answers_and_is_marked() -> None:
+    answer = await request(FaultMiddleware(ScriptedApp(200), abort={"status": 502}))
+    assert (answer.status, answer.header("x-gateway-fault")) == (502, "abort")
+
+
+async def test_a_reset_breaks_the_connection() -> None:
+    with pytest.raises(ResponseAborted):
+        await request(FaultMiddleware(ScriptedApp(200), abort={"reset": True}))
+
+
+@pytest.mark.parametrize(
+    ("when", "sent", "status"),
+    [
+        ("X-Fault: yes", b"yes", 503),
+        ("X-Fault: yes", b"no", 200),
+        ("X-Fault", b"any", 503),
+        ("X-F", b"a", 200),
+    ],
+)
+async def test_only_requests_with_the_header_fail(when: str, sent: bytes, status: int) -> None:
+    app = FaultMiddleware(ScriptedApp(200), abort={}, when_header=when)
+    assert (await request(app, headers=[(b"x-fault", sent)])).status == status
+    assert (await request(app)).status == 200
+
+
+async def test_the_share_of_a_fault_is_drawn() -> None:
+    drawn = iter([0.05, 0.2])
+    app = FaultMiddleware(ScriptedApp(200), abort={"share": 0.1}, runtime=Runtime(random=lambda: next(drawn)))
+    assert [(await request(app)).status for _ in range(2)] == [503, 200]
+
+
+async def test_to_the_layers_around_a_fault_is_the_services() -> None:
+    fault = FaultMiddleware(ScriptedApp(200), abort={})
+    retry = RetryMiddleware(fault, attempts=3, backoff={"initial": 0})
+    breaker = CircuitBreakerMiddleware(retry, failure_threshold=1)
+    statuses = [(await request(breaker)).header("x-gateway-error") for _ in range(2)]
+    assert statuses == [None, "circuit_open"]
+
+
+async def test_mocks_answer_their_paths_and_methods_and_others_pass() -> None:
+    inner = ScriptedApp(404)
+    app = MockMiddleware(
+        inner,
+        answers=[
+            {"path": "/models", "methods": ["GET", "HEAD"], "body": {"data": []}},
+            {"path": "/down/*", "status": 503, "headers": {"Retry-After": "5"}},
+        ],
+    )
+    assert (await request(app, path="/models")).body == b'{"data": []}'
+    head = await request(app, "HEAD", "/models")
+    assert (head.body, head.header("content-length")) == (b"", "12")
+    assert (await request(app, path="/down/a")).header("retry-after") == "5"
+    assert (await request(app, "POST", "/models")).status == 404
+    assert len(inner.calls) == 1
+
+
+async def test_a_mock_reads_nothing_of_the_request() -> None:
+    async with Conversation(MockMiddleware(ScriptedApp(), answers=[{}]), http_scope("POST")) as talk:
+        assert (await talk.finish()).status == 200
+
+
+def test_a_mock_that_cannot_be_sent_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        MockMiddleware(ScriptedApp(), answers=[{"status": 99}])
