@@ -215,7 +215,9 @@ async def test_three_nodes_of_a_cluster_are_one_store(tmp_path: Path, open_store
             await pipe.send(b"CLUSTER", b"MEET", b"127.0.0.1", b"%d" % ports[0])
         async with asyncio.timeout(20):
             for pipe in pipes:
-                while b"cluster_slots_assigned:16384" not in await pipe.send(b"CLUSTER", b"INFO"):
+                while b"cluster_state:ok" not in (said := await pipe.send(b"CLUSTER", b"INFO")) or (
+                    b"cluster_slots_assigned:16384" not in said
+                ):
                     await asyncio.sleep(0.05)
         one, other = (open_store(f"valkey+cluster://127.0.0.1:{port}", timeout=1) for port in ports[:2])
         both = [Limit(SlidingWindow, 3, 60), Limit(FixedWindow, 9, 600)]
