@@ -13,6 +13,7 @@ FailureKind = Literal[
     "circuit_open",
     "rate_limited",
     "overloaded",
+    "store_unavailable",
     "no_endpoint",
     "draining",
     "route_not_found",
@@ -60,6 +61,10 @@ class ResponseAborted(Exception):
 
 class ClientDisconnected(Exception):
     """The client left before its answer was complete; nobody is there to be told."""
+
+
+class StoreUnavailable(Exception):
+    """The shared store gave no answer, none in time, or an error; the message holds nothing secret."""
 
 
 class MissingExtra(ImportError):

@@ -65,6 +65,22 @@ class EndpointHealthy:
     endpoint: str
 
 
+@dataclass(frozen=True, slots=True)
+class StoreFailed:
+    """The shared store cannot be used; each limiter does what its `on_store_failure` says."""
+
+    store: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRecovered:
+    """The shared store works again, `seconds` after it failed."""
+
+    store: str
+    seconds: float
+
+
 Event: TypeAlias = (
     CircuitOpened
     | CircuitHalfOpened
@@ -73,12 +89,14 @@ Event: TypeAlias = (
     | EndpointReturned
     | EndpointUnhealthy
     | EndpointHealthy
+    | StoreFailed
+    | StoreRecovered
 )
 EventSink: TypeAlias = Callable[[Event], None]
 
 
 def log_event(event: Event) -> None:
     """The default sink: one log line an event, a warning where something is no longer used."""
-    bad = isinstance(event, CircuitOpened | EndpointEjected | EndpointUnhealthy)
+    bad = isinstance(event, CircuitOpened | EndpointEjected | EndpointUnhealthy | StoreFailed)
     level = logging.WARNING if bad else logging.INFO
     _logger.log(level, type(event).__name__, extra=asdict(event))

@@ -17,6 +17,7 @@ from asgi_gateway.lifespan import InnerLifespan, StartupFailed
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.endpoints import Endpoint, EndpointsApp
 from asgi_gateway.runtime import Lifecycle, Runtime
+from asgi_gateway.state import check_same_state, open_state
 from asgi_gateway.types import ASGIApp, Receive, Scope, Send
 
 CONFIG_VARIABLE: Final = "ASGI_GATEWAY_CONFIG"
@@ -53,6 +54,8 @@ class Gateway:
         self._lifecycle = Lifecycle(phase="starting")
         base = runtime or Runtime()
         self._runtime = replace(base, lifecycle=self._lifecycle, services={}, chains={}, service=None)
+        self._store = open_state(self.config, self._runtime)
+        self._runtime = replace(self._runtime, state=self._store or base.state)
         self._lifecycle.started_at = base.clock.monotonic()
         self._has_lifespan = False
         self._reloading = asyncio.Lock()
@@ -89,6 +92,7 @@ class Gateway:
             loaded = source if isinstance(source, Config) else await asyncio.to_thread(_loaded, source)
             if self._lifecycle.phase == "draining":
                 return
+            check_same_state(self.config, loaded)
             old, new = self._live, compile_generation(loaded, self._app, self._runtime, self._live)
             self._live, self._source, self.config = new, source, loaded
             self.number += 1
@@ -108,6 +112,7 @@ class Gateway:
 
     def check(self, config: Config) -> None:
         """Raise `ConfigError` where a reload with this configuration would, and change nothing."""
+        check_same_state(self.config, config)
         runtime = replace(self._runtime, services=dict(self._runtime.services))
         compile_generation(config, self._app, runtime, self._live)
 
@@ -170,6 +175,8 @@ class Gateway:
             await self._stop(started)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise  # asgi-lifespan reads only the exception, servers only the message
+        if self._store is not None:
+            await self._store.start()
         await asyncio.gather(*(proxy.warm() for proxy in self._live.proxies))
         self._lifecycle.phase = "serving"
         await send({"type": "lifespan.startup.complete"})
@@ -185,6 +192,8 @@ class Gateway:
             task.cancel()
         for proxy in self._live.proxies:
             await proxy.aclose()
+        if self._store is not None:
+            await self._store.aclose()
 
     def __repr__(self) -> str:
         return f"<Gateway {self._lifecycle.phase}, services: {', '.join(self.config.services) or 'none'}>"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from asgi_gateway.clock import Clock, SystemClock
 from asgi_gateway.counters import Counter, Counters
 from asgi_gateway.events import EventSink, log_event
 from asgi_gateway.policies.circuit_breaker import CircuitBreaker
 from asgi_gateway.policies.retry_budget import Budget, RetryBudget
+from asgi_gateway.policies.window import Limit, Window
 from asgi_gateway.types import ASGIApp
 
 Phase = Literal["starting", "serving", "draining"]
@@ -63,13 +64,23 @@ class ServiceStatus:
         return self.endpoints is None or any(endpoint.state == "usable" for endpoint in self.endpoints())
 
 
+class SharedState(Protocol):
+    """What several processes know together: `asgi_gateway.stores.store.Store`."""
+
+    def limiter(
+        self, name: str, limits: Sequence[Limit], cost: int
+    ) -> Callable[[Hashable], Awaitable[Window]]:
+        """Counts a request of a key in all limits; what it returns raises `StoreUnavailable`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Clock, random numbers, event sink, counters, and the services by name.
+    """Clock, random numbers, event sink, counters, shared state, and the services by name.
 
     A middleware that is given none makes its own, so nothing is shared by accident. `service` is
     the name of the service in whose chain the middleware stands, None in the global chain. `chains`
-    are the chains of all services as they are now; None where there is no gateway.
+    are the chains of all services as they are now; None where there is no gateway. `state` is None where
+    every process counts for itself. `twin` tells equal middlewares of one chain apart: 0 is the outermost.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -80,6 +91,8 @@ class Runtime:
     services: dict[str, ServiceStatus] = field(default_factory=dict)
     chains: dict[str, ASGIApp] | None = None
     service: str | None = None
+    state: SharedState | None = None
+    twin: int = 0
 
     def counter(self, name: str, **labels: str | None) -> Counter:
         """The counter of that name and these labels, for `service` where there is one."""

@@ -40,6 +40,7 @@ FLOORS = {
     "lifespan": 5,
     "reload": 5,
     "router": 5,
+    "state": 5,
     "terminals": 5,
     "__init__": 6,
     "server": 6,
@@ -64,6 +65,7 @@ SAME_FLOOR = {
     ("registry", "config"),
     ("gateway", "generation"),
     ("gateway", "lifespan"),
+    ("gateway", "state"),
     ("generation", "chain"),
     ("generation", "router"),
     ("generation", "terminals"),
@@ -73,7 +75,7 @@ SAME_FLOOR = {
 
 IMPURE = {"time", "random"}
 TASK_STARTERS = {"create_task", "ensure_future", "TaskGroup", "start_soon", "gather", "run_in_executor"}
-MAY_START_TASKS = {"proxy", "gateway", "lifespan", "reload", "server", "testing", "demo"}
+MAY_START_TASKS = {"proxy", "stores", "gateway", "lifespan", "reload", "server", "testing", "demo"}
 MAY_START_TASKS_TOO = {"middleware/hedge.py", "asgi/hearing.py", "middleware/mirror.py"}
 """Two attempts at once are what a hedge is, and a copy of a request outlives the request."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging.config
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from asgi_gateway.server import (
     supervise,
     url_of,
 )
+from asgi_gateway.state import state_for_workers, state_note
 
 SHOWN_ROUTES = 12
 
@@ -37,14 +39,16 @@ def run(options: argparse.Namespace) -> None:
     path: str = options.config or os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG
     files = Files()
     config = load_config(path, files=files)
-    gateway = Gateway(config)
     workers: int = options.workers or config.workers
+    state = state_for_workers(config, workers)
+    gateway = Gateway(config)
     host: str = config.listen.host if options.host is None else options.host
     port: int = config.listen.port if options.port is None else options.port
     settings = Settings(path, options.log_level)
-    sockets = bind(host, port)
+    sockets: list[socket.socket] = []
     admin: AdminSocket | None = None
     try:
+        sockets = bind(host, port)
         if (path_of_admin := admin_path(config)) is not None:
             admin = AdminSocket(path_of_admin)
         lines = [f"asgi-gateway {package_version()} on {url_of(sockets)} from {path}"]
@@ -60,6 +64,8 @@ def run(options: argparse.Namespace) -> None:
             supervise(Supervisor(settings, gateway, files, workers, sockets), started, admin)
     finally:
         close(sockets)
+        if state is not None:
+            state.stop()
         if admin is not None:
             admin.close()
 
@@ -111,4 +117,4 @@ def notes(config: Config, workers: int) -> Iterator[str]:
     for warning in warnings_of(config):
         yield f"warning: {warning}"
     if workers > 1:
-        yield f"note: each of the {workers} workers counts its own rate limits and has its own breakers"
+        yield state_note(config, workers)

@@ -34,6 +34,7 @@ from asgi_gateway.policies.health_check import HealthCheck
 from asgi_gateway.proxy.forwarded import Style
 from asgi_gateway.proxy.tls import Tls, client_context
 from asgi_gateway.proxy.transport import Connections, Timeouts, WebSocketOptions, parse_url
+from asgi_gateway.stores.url import parse_store_url
 from asgi_gateway.types import MethodSet, PositiveSeconds, Seconds
 
 
@@ -349,6 +350,40 @@ PROXY_ONLY = (
 """What only a service that is reached over the network can have."""
 
 
+def _checked_state(url: str) -> str:
+    if url not in ("memory://", "embedded"):
+        parse_store_url(url)
+    return url
+
+
+def _state_of_url(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
+class State(Part):
+    """Where what several processes share is kept."""
+
+    url: Annotated[
+        str,
+        AfterValidator(_checked_state),
+        _like(
+            r"^(memory://$|embedded$|unix://|(redis|rediss|valkey|valkeys)(\+(unix|sentinel|cluster))?://)"
+        ),
+    ] = Field(
+        repr=False,
+        description="memory:// counts in each process; embedded is a Valkey that the gateway starts itself; "
+        "valkey://, redis://, rediss:// and these with +unix, +sentinel or +cluster are stores of others.",
+    )
+    timeout: PositiveSeconds = Field(
+        default=0.05, le=1, description="How long a request waits for the store before it goes on without."
+    )
+    prefix: str = Field(
+        default="asgi_gateway",
+        pattern=r"^[A-Za-z0-9_.:-]+$",
+        description="What every key in the store begins with; gateways with one prefix count together.",
+    )
+
+
 class Config(Part):
     """The whole configuration of a gateway."""
 
@@ -356,6 +391,13 @@ class Config(Part):
     listen: Listen = Field(default=Listen())
     logging: Logging = Field(default=Logging())
     workers: int = Field(default=1, ge=1, le=1024, description="Processes that serve.")
+    state: Annotated[State, BeforeValidator(_state_of_url, json_schema_input_type=str | State)] | None = (
+        Field(
+            default=None,
+            description="Where rate limits are counted: a URL, or a mapping with more. Without it in memory, "
+            "with several workers in an embedded Valkey.",
+        )
+    )
     reload: Reload = Field(default=Reload())
     shutdown: Shutdown = Field(default=Shutdown())
     admin: Admin = Field(default=Admin())

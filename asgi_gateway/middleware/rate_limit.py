@@ -16,18 +16,25 @@ from asgi_gateway.asgi.headers import without
 from asgi_gateway.asgi.keys import by_client_address, by_function, key_function
 from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
 from asgi_gateway.asgi.retry_after import retry_after_header
+from asgi_gateway.asgi.shadow import Shadow
 from asgi_gateway.context import EXCHANGE, Exchange, join_exchange
-from asgi_gateway.errors import Failure
+from asgi_gateway.errors import Failure, StoreUnavailable
 from asgi_gateway.options import validated
 from asgi_gateway.policies.window import COUNTERS, Limit, Window, tightest
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.memory import BoundedMemoryStorage
-from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
+from asgi_gateway.types import ASGIApp, Headers, Message, Mode, Receive, Scope, Send
 
 _logger = logging.getLogger("asgi_gateway.rate_limit")
 
 _FIELDS: Final = frozenset({b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset"})
+_NO_STORE: Final = Problem(
+    503,
+    Failure("store_unavailable", "gateway"),
+    "Requests cannot be counted at the moment.",
+    headers=[retry_after_header(1.0)],
+)
 _NO_KEY: Final = Problem(
     400, Failure("bad_request", "client"), "The request lacks what it would be counted by."
 )
@@ -85,7 +92,8 @@ class RateLimitMiddleware:
     Every response that was counted carries ``RateLimit-Limit``, ``-Remaining`` and ``-Reset``
     (draft-ietf-httpapi-ratelimit-headers-06) of the limit that is nearest to biting, wherever in the
     chain it stands; a refusal also ``Retry-After``, and whoever waits that long gets through.
-    Counts are kept in this process, for at most `max_keys` keys.
+    Counts are kept in the state that the runtime shares with other processes, else in this one, for at most
+    `max_keys` keys.
 
         RateLimitMiddleware(app, limit=["10/second", "100/minute"], key="header:X-Api-Key")
     """
@@ -128,9 +136,18 @@ class RateLimitMiddleware:
         max_keys: Annotated[
             int, Field(ge=1, description="Counters kept; beyond that the least recently used is forgotten.")
         ] = 100_000,
+        on_store_failure: Annotated[
+            Literal["local", "open", "closed"],
+            Field(
+                description="While a shared state cannot be used: count in each process, let all through, "
+                "or answer 503."
+            ),
+        ] = "local",
+        mode: Mode = "enforce",
         runtime: Runtime | None = None,
     ) -> None:
         self.app = direct(app)
+        runtime = runtime or Runtime()
         self.limits = [Limit(COUNTERS[strategy], *each) for each in _all_parsed(limit)]
         self._key = key_function(key) if isinstance(key, str) else by_function(key)
         self._exempt = [PathPattern(pattern) for pattern in exempt]
@@ -140,8 +157,14 @@ class RateLimitMiddleware:
         self._exempt_part = commonprefix(starts)  # noqa: RUF071 - by character, as it is searched for
         self._on_missing_key = on_missing_key
         self._addressless = False
-        self.storage = BoundedMemoryStorage(max_keys=max_keys, clock=(runtime or Runtime()).clock)
+        self.storage = BoundedMemoryStorage(max_keys=max_keys, clock=runtime.clock)
         self._hit = self.storage.counting(self.limits, cost)
+        self._shared: Callable[[Hashable], Awaitable[Window]] | None = None
+        if runtime.state is not None:
+            name = _identity(runtime, strategy, _all_parsed(limit), key)
+            self._shared = runtime.state.limiter(name, self.limits, cost)
+        self._on_store_failure = on_store_failure
+        self._shadow = Shadow("rate_limit", runtime) if mode == "shadow" else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.enter_asgi(scope, receive, send)
@@ -158,11 +181,46 @@ class RateLimitMiddleware:
         key = self._key(scope)
         if key is None:
             if self._on_missing_key == "reject":
-                return _NO_KEY(scope, receive, send)
+                return self._refuse(_NO_KEY, exchange)(scope, receive, send)
             if self._on_missing_key == "skip":
                 return self.app(scope, receive, send)
             key = self._address_instead(scope)
-        window = self._hit(key)
+        shared = self._shared
+        if shared is not None:
+            return self._enter_shared(shared, key, scope, receive, send)
+        return self._enter_counted(self._hit(key), scope, receive, send, exchange)
+
+    async def _enter_shared(
+        self,
+        count: Callable[[Hashable], Awaitable[Window]],
+        key: Hashable,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """The same where another process has to be asked first."""
+        exchange: Exchange = scope[EXCHANGE]
+        window: Window | None
+        try:
+            window = await count(key)
+        except StoreUnavailable:
+            window = self._hit(key) if self._on_store_failure == "local" else None
+        if window is not None:
+            inner = self._enter_counted(window, scope, receive, send, exchange)
+        elif self._on_store_failure == "open":
+            inner = self.app(scope, receive, send)
+        else:
+            inner = self._refuse(_NO_STORE, exchange)(scope, receive, send)
+        del scope
+        await inner
+
+    def _enter_counted(
+        self, window: Window, scope: Scope, receive: Receive, send: Send, exchange: Exchange
+    ) -> Awaitable[None]:
+        if self._shadow is not None:  # says nothing to clients, neither in headers
+            if window.retry_after:
+                self._shadow.would_reject(exchange)
+            return self.app(scope, receive, send)
         outer = exchange.rate_limit
         if outer is None:
             exchange.rate_limit = window
@@ -173,6 +231,13 @@ class RateLimitMiddleware:
         if outer is not None or scope["type"] == "websocket":
             return self.app(scope, receive, send)
         return self.app(scope, receive, _reporting(exchange, window, send))
+
+    def _refuse(self, refusal: Problem, exchange: Exchange) -> ASGIApp:
+        """Who answers a request that is to be refused: in shadow mode the inner app."""
+        if self._shadow is None:
+            return refusal
+        self._shadow.would_reject(exchange)
+        return self.app
 
     def _is_exempt(self, scope: Scope) -> bool:
         """A path is, if it is in every reading: some services resolve dot segments, some do not."""
@@ -190,6 +255,13 @@ class RateLimitMiddleware:
             self._addressless = True
             _logger.warning("requests without a client address are counted together")
         return "client_address", address
+
+
+def _identity(runtime: Runtime, strategy: str, limits: list[tuple[int, int]], key: object) -> str:
+    """What a limiter is known by in other processes and after a reload: where it stands, what it counts."""
+    kind = key if callable(key) else None
+    named = f"{kind.__module__}:{getattr(kind, '__qualname__', type(kind).__qualname__)}" if kind else key
+    return repr((runtime.service, runtime.twin, strategy, limits, named))
 
 
 def _reporting(exchange: Exchange, own: Window, send: Send) -> Send:

@@ -1,0 +1,222 @@
+"""State that several processes share, in a Valkey or Redis server."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from asgi_gateway.errors import StoreUnavailable
+from asgi_gateway.events import StoreFailed, StoreRecovered
+from asgi_gateway.policies.window import COUNTERS, Limit, Window
+from asgi_gateway.runtime import Runtime
+from asgi_gateway.stores.embedded import EmbeddedServer
+from asgi_gateway.stores.links import Link, open_link
+from asgi_gateway.stores.pipe import check_installed
+from asgi_gateway.stores.script import Script
+from asgi_gateway.stores.url import StoreAddress, parse_store_url
+
+_logger: Final = logging.getLogger("asgi_gateway.stores")
+
+FIRST_PROBE: Final = 0.1
+LONGEST_PROBE: Final = 2.0
+"""Seconds between two looks at a store that failed: twice as many after each in vain."""
+
+STEADY: Final = 10.0
+"""Seconds that a store has to work for the next look after a failure to come early again."""
+
+_NAMES: Final = {counter: name.encode() for name, counter in COUNTERS.items()}
+
+
+class Store:
+    """A store shared by every process that is given the same `url` and `prefix`.
+
+    It connects when it is first needed. A request waits for it `timeout` seconds at most (default 0.05, and a
+    fifth more where the process itself is late). After a failure nobody waits: every call raises
+    `StoreUnavailable` at once, while the store is looked at in the background until it works again.
+
+        store = Store("valkey://127.0.0.1:6379")
+        app = RateLimitMiddleware(app, limit="100/minute", runtime=Runtime(state=store))
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 0.05,
+        prefix: str = "asgi_gateway",
+        runtime: Runtime | None = None,
+        server: EmbeddedServer | None = None,
+    ) -> None:
+        check_installed()
+        self.address: StoreAddress = parse_store_url(url)
+        self.timeout = timeout
+        self._prefix = prefix.encode()
+        self._server = server
+        runtime = runtime or Runtime()
+        self._clock = runtime.clock
+        self._emit = runtime.emit
+        self._failures = runtime.counter("store_failures_total")
+        self._degraded = runtime.counter("store_degraded")  # 1 while the store cannot be used, else 0
+        self._windows = Script("windows.lua")
+        self._link: Link | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
+        self._failed_at: float | None = None
+        self._recovered_at = -STEADY
+        self._delay = FIRST_PROBE
+        self._used = False
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the store has failed and does not work again yet."""
+        return self._failed_at is not None
+
+    def limiter(
+        self, name: str, limits: Sequence[Limit], cost: int
+    ) -> Callable[[Hashable], Awaitable[Window]]:
+        """Counts a request of a key with all `limits` if each allows it; the tightest window.
+
+        One round trip. Limiters of one `name` count together, in whatever process. What is returned raises
+        `StoreUnavailable`. Keys are kept as hashes: they may be secrets of clients.
+        """
+        self._used = True
+        base = b"%b:%b:{" % (self._prefix, hashlib.blake2b(name.encode(), digest_size=8).hexdigest().encode())
+        ends = tuple(b"}:%d" % place for place in range(len(limits)))
+        terms = [part for kind, amount, period in limits for part in _terms(kind, amount, period)]
+        arguments = (b"", b"%d" % cost, *terms)
+        run = self._windows.run
+
+        async def hit(key: Hashable) -> Window:
+            link = self._link
+            if link is None:
+                link = await self._opened()
+            text = key if isinstance(key, str) else f"\0{key!r}"
+            digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+            named = base + digest.encode()
+            try:
+                reply = await run(link, tuple([named + end for end in ends]), arguments)
+            except StoreUnavailable as error:
+                self._fail(str(error))
+                raise
+            limit, remaining, reset_after, retry_after = reply
+            return Window(limit, remaining, float(reset_after), float(retry_after))
+
+        return hit
+
+    async def call(self, key: str, *command: bytes) -> Any:
+        """One command of the server that holds `key`. Raises `StoreUnavailable`."""
+        link = self._link or await self._opened()
+        try:
+            return await link.send(key.encode(), *command)
+        except StoreUnavailable as error:
+            self._fail(str(error))
+            raise
+
+    async def start(self) -> None:
+        """Connect if something needs the store; one that cannot be used is looked at from then on."""
+        if self._used:
+            with suppress(StoreUnavailable):
+                await self._opened(patient=True)
+
+    async def aclose(self) -> None:
+        """Close all connections, stop looking, and stop the server that belongs to this store."""
+        for task in (self._probing, self._opening):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+        if self._server is not None:
+            await asyncio.to_thread(self._server.stop)
+
+    async def _opened(self, *, patient: bool = False) -> Link:
+        """The link, connected first where it is not yet. Who is not `patient` waits `timeout` at most."""
+        if self.degraded:
+            raise StoreUnavailable("the store has failed")
+        opening = self._opening
+        if opening is None:
+            opening = self._opening = asyncio.get_running_loop().create_task(self._open())
+            opening.add_done_callback(self._has_opened)
+        try:
+            if patient:
+                await asyncio.shield(opening)
+            else:
+                async with self._clock.timeout(self.timeout):
+                    await asyncio.shield(opening)
+        except TimeoutError:
+            self._fail("no connection in time")
+        except StoreUnavailable as error:
+            self._fail(str(error))
+        if self._link is None or self.degraded:
+            raise StoreUnavailable("the store has failed")
+        return self._link
+
+    def _has_opened(self, opening: asyncio.Task[None]) -> None:
+        self._opening = None
+        if not opening.cancelled():
+            opening.exception()  # whoever waited was told, if anybody still did
+
+    async def _open(self) -> None:
+        """Connect, and see that the store counts."""
+        if self._server is not None:
+            await asyncio.to_thread(self._server.start)
+        link = await open_link(self.address, self._clock, self.timeout, self._lost)
+        try:
+            key = b"%b:probe" % self._prefix
+            await self._windows.run(link, (key,), (b"", b"1", b"fixed_window", b"1000000000", b"1"))
+        except BaseException:
+            link.close()
+            raise
+        self._link = link
+
+    def _lost(self, reason: str, waited: bool) -> None:  # noqa: FBT001 - as a pipe calls it
+        """A connection broke: a failure where somebody waited, else the next to need it connects again."""
+        if self._link is not None:
+            self._drop_link()
+            if waited:
+                self._fail(reason)
+
+    def _drop_link(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def _fail(self, reason: str) -> None:
+        self._drop_link()
+        if self.degraded:
+            return
+        now = self._failed_at = self._clock.monotonic()
+        if now - self._recovered_at >= STEADY:
+            self._delay = FIRST_PROBE
+        self._failures.add()
+        self._degraded.add()
+        self._emit(StoreFailed(str(self.address), reason))
+        self._probing = asyncio.get_running_loop().create_task(self._probe())
+
+    async def _probe(self) -> None:
+        """Look again and again until the store works, then use it."""
+        failed_at = self._clock.monotonic() if self._failed_at is None else self._failed_at
+        while True:
+            await self._clock.sleep(self._delay)
+            self._delay = min(2 * self._delay, LONGEST_PROBE)
+            try:
+                await self._open()
+                break
+            except (StoreUnavailable, OSError) as error:
+                _logger.debug("the store still fails: %s", error)
+        self._failed_at = None
+        self._recovered_at = self._clock.monotonic()
+        self._degraded.add(-1)
+        self._emit(StoreRecovered(str(self.address), self._recovered_at - failed_at))
+
+    def __repr__(self) -> str:
+        return f"<Store {self.address} {'degraded' if self.degraded else 'in use' if self._link else 'idle'}>"
+
+
+def _terms(kind: type[Any], amount: int, period: int) -> tuple[bytes, bytes, bytes]:
+    return _NAMES[kind], b"%d" % amount, b"%d" % period

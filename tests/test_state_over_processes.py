@@ -1,0 +1,85 @@
+"""State that workers and gateways share, with real processes."""
+
+import asyncio
+import signal
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import httpx
+
+from asgi_gateway.stores.embedded import EmbeddedServer
+from asgi_gateway.testing import Upstream, behaviours, run_process
+from tests.cli.test_cli_run import ENVIRONMENT
+
+
+def config(url: str, more: str = "") -> str:
+    return (
+        f"version: 1\nlisten: {{port: 0}}\n{more}middleware: [{{rate_limit: {{limit: 100/hour}}}}]\n"
+        f"services: {{data: {{url: '{url}', routes: [{{path: /*}}]}}}}\n"
+    )
+
+
+async def statuses(urls: list[str], count: int) -> Counter[int]:
+    """`count` requests, a hundred at a time, each over a connection of its own."""
+    gate = asyncio.Semaphore(100)
+    limits = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(trust_env=False, timeout=60, limits=limits) as client:
+
+        async def one(number: int) -> int:
+            async with gate:
+                return (await client.get(urls[number % len(urls)])).status_code
+
+        return Counter(await asyncio.gather(*map(one, range(count))))
+
+
+async def test_two_workers_share_one_limit_exactly_in_a_valkey_of_their_own(tmp_path: Path):
+    async with Upstream(behaviours.answer()) as upstream:
+        path = tmp_path / "gateway.yaml"
+        path.write_text(config(upstream.url, "state: {url: embedded, timeout: 1}\n"))
+        environment = ENVIRONMENT | {"TMPDIR": str(tmp_path)}
+        async with run_process(["run", str(path), "--workers", "2"], env=environment) as gateway:
+            assert await statuses([gateway.url], 1000) == {200: 100, 429: 900}
+            assert len(list(tmp_path.glob("asgi-gateway-*/state.sock"))) == 1
+            assert await gateway.stop(signal.SIGTERM) == 0
+        assert not list(tmp_path.glob("asgi-gateway-*"))
+
+
+async def test_two_gateways_on_two_ports_share_one_limit_exactly(tmp_path: Path):
+    server = EmbeddedServer()
+    server.start()
+    try:
+        async with Upstream(behaviours.answer()) as upstream:
+            path = tmp_path / "gateway.yaml"
+            prefix = uuid.uuid4().hex
+            path.write_text(
+                config(upstream.url, f"state: {{url: '{server.url}', timeout: 1, prefix: '{prefix}'}}\n")
+            )
+            async with (
+                run_process(["run", str(path)], env=ENVIRONMENT) as one,
+                run_process(["run", str(path)], env=ENVIRONMENT) as two,
+            ):
+                assert await statuses([one.url, two.url], 1000) == {200: 100, 429: 900}
+    finally:
+        server.stop()
+
+
+async def test_memory_with_workers_is_a_loud_warning(tmp_path: Path):
+    path = tmp_path / "gateway.yaml"
+    path.write_text(config("http://127.0.0.1:9", "state: memory://\n"))
+    async with run_process(["run", str(path), "--workers", "2"], env=ENVIRONMENT) as gateway:
+        pass
+    assert any(line.startswith("WARNING: with state: memory://") for line in gateway.output)
+
+
+async def test_the_embedded_server_dies_with_a_gateway_that_is_killed(tmp_path: Path):
+    path = tmp_path / "gateway.yaml"
+    path.write_text(config("http://127.0.0.1:9", "state: embedded\n"))
+    environment = ENVIRONMENT | {"TMPDIR": str(tmp_path)}
+    async with run_process(["run", str(path)], env=environment) as gateway:
+        (place,) = tmp_path.glob("asgi-gateway-*/state.sock")
+        assert place.parent.stat().st_mode & 0o777 == 0o700
+        gateway.process.kill()
+        async with asyncio.timeout(10):
+            while place.exists():
+                await asyncio.sleep(0.01)
