@@ -72,6 +72,11 @@ class SharedState(Protocol):
     ) -> Callable[[Hashable], Awaitable[Window]]:
         """Counts a request of a key in all limits; what it returns raises `StoreUnavailable`."""
 
+    def breaker(
+        self, name: str, breaker: CircuitBreaker, opened: Callable[[], None]
+    ) -> Callable[[float | None], None]:
+        """Has a breaker open while another process's is; see `asgi_gateway.stores.breakers`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:

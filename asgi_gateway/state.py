@@ -8,6 +8,7 @@ from typing import Final
 
 from asgi_gateway.config import Config, ConfigError
 from asgi_gateway.errors import MissingExtra
+from asgi_gateway.middleware.circuit_breaker import CircuitBreakerMiddleware
 from asgi_gateway.middleware.rate_limit import RateLimitMiddleware
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.embedded import EmbeddedServer
@@ -68,7 +69,12 @@ def state_for_workers(config: Config, workers: int) -> EmbeddedServer | None:
 
 def needs_state(config: Config) -> bool:
     """Whether something in the chains counts for all processes together."""
-    return any(spec.factory is RateLimitMiddleware for _, chain in config.chains() for spec in chain)
+    return any(
+        spec.factory is RateLimitMiddleware
+        or (spec.factory is CircuitBreakerMiddleware and spec.options["shared"])
+        for _, chain in config.chains()
+        for spec in chain
+    )
 
 
 def state_note(config: Config, workers: int) -> str:
@@ -78,4 +84,4 @@ def state_note(config: Config, workers: int) -> str:
             f"WARNING: with state: memory:// each of the {workers} workers counts its own rate limits, "
             f"so that up to {workers} times as many requests pass"
         )
-    return f"note: each of the {workers} workers has its own breakers"
+    return f"note: each of the {workers} workers has its own breakers, but for those that are shared"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -105,6 +105,9 @@ class CircuitBreakerMiddleware:
             FixedAnswer | Target | None,
             Field(description="What answers while it is open: another service, or a fixed answer."),
         ] = None,
+        shared: Annotated[
+            bool, Field(description="Open it in every process that shares the gateway's state.")
+        ] = False,
         mode: Mode = "enforce",
         runtime: Runtime | None = None,
     ) -> None:
@@ -124,6 +127,10 @@ class CircuitBreakerMiddleware:
         self._fixed = isinstance(fallback, FixedAnswer)
         self._shadow = Shadow("circuit_breaker", runtime) if mode == "shadow" else None
         self._rejected = runtime.counter("circuit_breaker_rejected_total")
+        self._tell: Callable[[float | None], None] | None = None
+        if shared and runtime.state is not None:
+            name = f"{runtime.service}/{runtime.twin}"
+            self._tell = runtime.state.breaker(name, self.policy, self._opened)
         if runtime.service is not None:
             status = runtime.services.setdefault(runtime.service, ServiceStatus(runtime.service))
             if self._shadow is None:
@@ -192,6 +199,8 @@ class CircuitBreakerMiddleware:
         status = message["status"] if streams else _handshake_status(message)
         if status is None:
             return None
+        if self._tell is not None:
+            self._tell(None)
         policy = self.policy
         failure = exchange.failure
         if failure is None and status not in self._failure_statuses:
@@ -233,11 +242,16 @@ class CircuitBreakerMiddleware:
             return
         service = self._runtime.service
         if transition == "open":
-            self._runtime.emit(CircuitOpened(service, self.policy.break_duration))
+            if self._tell is not None:
+                self._tell(self.policy.break_duration)
+            self._opened()
         elif transition == "half_open":
             self._runtime.emit(CircuitHalfOpened(service))
         else:
             self._runtime.emit(CircuitClosed(service))
+
+    def _opened(self) -> None:
+        self._runtime.emit(CircuitOpened(self._runtime.service, self.policy.break_duration))
 
 
 def _handshake_status(message: Message) -> int | None:

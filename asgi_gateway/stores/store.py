@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.events import StoreFailed, StoreRecovered
+from asgi_gateway.policies.circuit_breaker import CircuitBreaker
 from asgi_gateway.policies.window import COUNTERS, Limit, Window
 from asgi_gateway.runtime import Runtime
+from asgi_gateway.stores.breakers import SharedBreakers
 from asgi_gateway.stores.embedded import EmbeddedServer
 from asgi_gateway.stores.links import Link, open_link
 from asgi_gateway.stores.pipe import check_installed
@@ -62,6 +64,7 @@ class Store:
         self._failures = runtime.counter("store_failures_total")
         self._degraded = runtime.counter("store_degraded")  # 1 while the store cannot be used, else 0
         self._windows = Script("windows.lua")
+        self._breakers = SharedBreakers(self.call, self._clock, self._prefix)
         self._link: Link | None = None
         self._opening: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -107,6 +110,13 @@ class Store:
 
         return hit
 
+    def breaker(
+        self, name: str, breaker: CircuitBreaker, opened: Callable[[], None]
+    ) -> Callable[[float | None], None]:
+        """Have a breaker open while one of the same `name` is open elsewhere; see `SharedBreakers.share`."""
+        self._used = True
+        return self._breakers.share(name, breaker, opened)
+
     async def call(self, key: str, *command: bytes) -> Any:
         """One command of the server that holds `key`. Raises `StoreUnavailable`."""
         link = self._link or await self._opened()
@@ -118,12 +128,14 @@ class Store:
 
     async def start(self) -> None:
         """Connect if something needs the store; one that cannot be used is looked at from then on."""
+        self._breakers.start()
         if self._used:
             with suppress(StoreUnavailable):
                 await self._opened(patient=True)
 
     async def aclose(self) -> None:
         """Close all connections, stop looking, and stop the server that belongs to this store."""
+        await self._breakers.aclose()
         for task in (self._probing, self._opening):
             if task is not None:
                 task.cancel()

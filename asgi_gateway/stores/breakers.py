@@ -1,0 +1,93 @@
+"""Open circuits that processes tell each other of, through a store."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from asgi_gateway.clock import Clock
+from asgi_gateway.errors import StoreUnavailable
+from asgi_gateway.policies.circuit_breaker import CircuitBreaker
+
+INTERVAL: Final = 0.05
+"""Seconds between two looks at what other processes have opened."""
+
+_EARLIER: Final = 0.1
+"""Seconds by which a key ends before the time open: so none is read any more when the first probe is out."""
+
+
+class SharedBreakers:
+    """Opens the breakers of this process while one of the same name is open in another.
+
+    An open circuit is a key that expires with it, so clocks need not agree. What is told is only that a
+    circuit has opened; each process probes for itself when the time is over. While the store fails, each
+    judges alone.
+    """
+
+    def __init__(self, call: Callable[..., Awaitable[Any]], clock: Clock, prefix: bytes) -> None:
+        self._call = call
+        self._clock = clock
+        self._prefix = prefix
+        self._known: WeakKeyDictionary[CircuitBreaker, tuple[str, Callable[[], None]]] = WeakKeyDictionary()
+        self._following: asyncio.Task[None] | None = None
+        self._telling: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def share(
+        self, name: str, breaker: CircuitBreaker, opened: Callable[[], None]
+    ) -> Callable[[float | None], None]:
+        """What a breaker's owner calls with the seconds when it opened, and with None when there is an answer.
+
+        `opened` is called where another process opened it.
+        """
+        digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+        key = f"{self._prefix.decode()}:breaker:{digest}"
+        self._known[breaker] = key, opened
+
+        def tell(seconds: float | None) -> None:
+            self.start()
+            if seconds is not None and not self._closed:
+                task = asyncio.get_running_loop().create_task(self._tell(key, seconds))
+                self._telling.add(task)
+                task.add_done_callback(self._telling.discard)
+
+        return tell
+
+    def start(self) -> None:
+        """Look at what other processes open from now on, if there is a breaker that wants to know."""
+        if self._known and self._following is None and not self._closed:
+            self._following = asyncio.get_running_loop().create_task(self._follow())
+
+    async def aclose(self) -> None:
+        """Follow and tell no more."""
+        self._closed = True
+        tasks = {*self._telling, *([self._following] if self._following else [])}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _tell(self, key: str, seconds: float) -> None:
+        lasts = max(1, int((seconds - _EARLIER) * 1000))
+        try:
+            await self._call(key, b"SET", key.encode(), b"1", b"PX", b"%d" % lasts)
+        except StoreUnavailable:
+            return  # the store has told of itself; this process knows already
+
+    async def _follow(self) -> None:
+        while True:
+            await self._clock.sleep(INTERVAL)
+            await asyncio.gather(*(self._look(breaker, *known) for breaker, known in [*self._known.items()]))
+
+    async def _look(self, breaker: CircuitBreaker, key: str, opened: Callable[[], None]) -> None:
+        try:
+            left = await self._call(key, b"PTTL", key.encode())
+        except StoreUnavailable:
+            return
+        now = self._clock.monotonic()
+        if left > 0 and breaker.state(now) != "open":
+            breaker.open_until(now + left / 1000 + _EARLIER, now)
+            opened()
