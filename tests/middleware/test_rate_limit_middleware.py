@@ -378,3 +378,12 @@ def test_impossible_options_are_refused(options: dict[str, Any], message: str):
 @pytest.mark.parametrize("limit", ["100/minute", "5 per 10 seconds", "1/second;10/minute", ["2/hour"]])
 def test_limits_are_written_as_the_limits_package_writes_them(limit: Any):
     assert RateLimitMiddleware(ScriptedApp(200), limit=limit).limits
+
+
+async def test_in_shadow_mode_nothing_is_refused_and_all_is_told():
+    runtime = Runtime()
+    app = RateLimitMiddleware(ScriptedApp(200), limit="1/minute", mode="shadow", runtime=runtime)
+    answers = [await request(app) for _ in range(3)]
+    assert [answer.status for answer in answers] == [200] * 3
+    assert answers[0].header("ratelimit-limit") is None
+    assert {c.name: c.value for c in runtime.counters} == {"shadow_rejected_total": 2}
