@@ -45,19 +45,23 @@ def check_same_state(old: Config, new: Config) -> None:
 
 
 def state_for_workers(config: Config, workers: int) -> EmbeddedServer | None:
-    """The Valkey that the `workers` of one parent share, started; None where they need none of their own.
+    """The Valkey that the `workers` of one parent share, started; None where they have none of their own.
+
+    It is started though nothing counts yet, because a reload may bring the first limit.
 
     Its URL is in the environment from then on; whoever called stops it. Raises `ConfigError` where it cannot
     be started.
     """
     os.environ.pop(STATE_VARIABLE, None)
     asked = config.state is not None and config.state.url == "embedded"
-    if workers == 1 or not (asked or (config.state is None and needs_state(config))):
+    if workers == 1 or not (asked or config.state is None):
         return None
     try:
         server = EmbeddedServer()
         server.start()
     except MissingExtra as error:
+        if not asked and not needs_state(config):
+            return None
         reason = f"{error}, or let each of the {workers} workers count for itself with state: memory://"
         raise ConfigError([config.mistake(("state",), reason)]) from error
     except OSError as error:

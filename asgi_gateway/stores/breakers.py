@@ -39,7 +39,7 @@ class SharedBreakers:
     def share(
         self, name: str, breaker: CircuitBreaker, opened: Callable[[], None]
     ) -> Callable[[float | None], None]:
-        """What a breaker's owner calls with the seconds when it opened, and with None when there is an answer.
+        """What a breaker's owner calls: with the seconds when it opened, with None when there is an answer.
 
         `opened` is called where another process opened it.
         """
