@@ -37,6 +37,24 @@ OnDisconnect: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
 request_id_var: ContextVar[str | None] = ContextVar("asgi_gateway.request_id", default=None)
 trace_id_var: ContextVar[str | None] = ContextVar("asgi_gateway.trace_id", default=None)
 
+_KNOWN: Final = (
+    "attempts",
+    "breaker_state",
+    "endpoint",
+    "failure",
+    "fallbacks",
+    "first_byte_seconds",
+    "rate_limit",
+    "received",
+    "route",
+    "service",
+    "tried",
+    "upstream_seconds",
+    "upstream_status",
+    "would_reject",
+)
+"""What an exchange tells. Compiled classes do not name their slots themselves."""
+
 
 class Exchange:
     """What became of one request, filled in by whichever layer learns it. Durations are seconds.
@@ -46,22 +64,7 @@ class Exchange:
     `would_reject` are the middlewares in shadow mode that would have refused the request.
     """
 
-    __slots__ = (
-        "attempts",
-        "breaker_state",
-        "endpoint",
-        "failure",
-        "fallbacks",
-        "first_byte_seconds",
-        "rate_limit",
-        "received",
-        "route",
-        "service",
-        "tried",
-        "upstream_seconds",
-        "upstream_status",
-        "would_reject",
-    )
+    __slots__ = _KNOWN
 
     def __init__(self, received: Iterable[Header] | None = None) -> None:
         self.received = received
@@ -81,19 +84,17 @@ class Exchange:
 
     def copy(self) -> Exchange:
         """The same for one of several attempts that run at once."""
-        other = Exchange.__new__(Exchange)
+        other = Exchange()
         other.become(self)
         return other
 
     def become(self, other: Exchange) -> None:
         """Take over everything that `other` knows."""
-        for name in self.__slots__:
+        for name in _KNOWN:
             setattr(self, name, getattr(other, name))
 
     def __repr__(self) -> str:
-        known = (
-            (name, getattr(self, name)) for name in self.__slots__ if name != "received"
-        )  # holds secrets
+        known = ((name, getattr(self, name)) for name in _KNOWN if name != "received")  # holds secrets
         return f"<Exchange {' '.join(f'{name}={value!r}' for name, value in known if value)}>"
 
 
