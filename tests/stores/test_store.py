@@ -1,6 +1,7 @@
 """The shared store against a real Valkey: exact, fast to give up, and back by itself."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -240,3 +241,20 @@ async def test_the_master_that_sentinels_name_is_the_store(tmp_path: Path, open_
         await pipe.send(b"SENTINEL", b"MONITOR", b"mine", b"127.0.0.1", b"%d" % master, b"1")
         assert (await store.limiter("it", LIMIT, 1)("a")).remaining == 99
         pipe.close()
+
+
+async def test_an_embedded_server_that_dies_is_started_again(open_store: Open, events: list[Event]):
+    server = EmbeddedServer()
+    store = open_store(server.url, server=server, timeout=5)
+    hit = store.limiter("one", LIMIT, 1)
+    await hit("a")
+    for _ in range(2):
+        assert server._process is not None
+        server._process.kill()
+        events.clear()
+        async with asyncio.timeout(20):
+            while StoreRecovered not in map(type, events):
+                with contextlib.suppress(StoreUnavailable):
+                    await hit("a")
+                await asyncio.sleep(0.01)
+    assert (await hit("b")).remaining == 99
