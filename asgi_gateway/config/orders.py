@@ -38,7 +38,7 @@ class Order:
     applies: Callable[[MiddlewareSpec, MiddlewareSpec], bool] = _always
 
 
-_ANSWERS_ITSELF = ("health", "rate_limit", "circuit_breaker", "timeout")
+_ANSWERS_ITSELF = ("health", "rate_limit", "load_shed", "concurrency_limit", "circuit_breaker", "timeout")
 
 ORDERS: tuple[Order, ...] = (
     Order("retry", "circuit_breaker", "every attempt counts at the breaker, so one request may open it"),

@@ -38,7 +38,7 @@ def _shared_breakers(config: Config) -> Iterator[Mistake]:
 def _limits_by_service(config: Config) -> Iterator[Mistake]:
     """The service is known only behind the router."""
     for spec in config.middleware:
-        if spec.name == "rate_limit" and spec.options["key"] == "service":
+        if spec.name in ("rate_limit", "concurrency_limit") and spec.options["key"] == "service":
             message = "key: service is for a service's own chain, here no service is known yet"
             yield config.document.mistake(spec.path, message)
 

@@ -85,8 +85,9 @@ def test_one_breaker_for_several_services_is_told(parse: Parse) -> None:
     assert warned(parse, ["circuit_breaker"]) == []
 
 
-def test_no_service_is_known_before_the_router(parse: Parse) -> None:
-    limit = {"rate_limit": {"key": "service"}}
+@pytest.mark.parametrize("name", ["rate_limit", "concurrency_limit"])
+def test_no_service_is_known_before_the_router(parse: Parse, name: str) -> None:
+    limit = {name: {"key": "service"}}
     assert any("key: service" in told for told in warned(parse, [limit]))
     assert warned(parse, [], [limit]) == []
 
