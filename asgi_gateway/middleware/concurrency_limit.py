@@ -14,7 +14,7 @@ from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.asgi.retry_after import retry_after_header
 from asgi_gateway.asgi.shadow import Shadow
 from asgi_gateway.context import EXCHANGE, ON_DISCONNECT, Exchange, join_exchange
-from asgi_gateway.errors import Failure
+from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.options import validated
 from asgi_gateway.policies.adaptive_limit import Adaptive, AdaptiveLimit
 from asgi_gateway.policies.concurrency import ConcurrencyLimit, QueueOrder
@@ -39,7 +39,7 @@ class ConcurrencyLimitMiddleware:
     by itself, down when answers fail or are late.
 
         ConcurrencyLimitMiddleware(app, max_in_flight=8, queue=16, queue_timeout=2)
-        ConcurrencyLimitMiddleware(app, adaptive={"max": 200})
+        ConcurrencyLimitMiddleware(app, adaptive={"latency": 0.5, "max": 200})
     """
 
     @validated
@@ -51,7 +51,7 @@ class ConcurrencyLimitMiddleware:
             int, Field(ge=1, description="Requests that are under way at once; without `adaptive`.")
         ] = 100,
         adaptive: Annotated[
-            Adaptive | None, Field(description="Let the limit move: min, max, initial, decrease, latency.")
+            Adaptive | None, Field(description="Let the limit move: latency, min, max, initial, decrease.")
         ] = None,
         queue: Annotated[int, Field(ge=0, description="Requests that may wait for a place.")] = 0,
         queue_timeout: Annotated[PositiveSeconds, Field(description="How long one waits at most.")] = 1.0,
@@ -103,24 +103,34 @@ class ConcurrencyLimitMiddleware:
             scope, exchange = join_exchange(scope)
         key = None if self._key is None else self._key(scope)
         limit = self.limit if self._key is None else self._of(key)
-        if not limit.acquire():
-            if self._shadow is not None:
-                self._shadow.would_reject(exchange)
-                limit.exceed()
-            elif not await self._waited(limit, key, scope, exchange):
-                if exchange.failure is not CLIENT_LEFT:
-                    self._rejected.add()
-                    await self._refusal(scope, receive, send)
-                return
+        if not limit.acquire() and not await self._admitted(limit, key, scope, exchange):
+            if exchange.failure is not CLIENT_LEFT:
+                self._rejected.add()
+                await self._refusal(scope, receive, send)
+            return
+        watch = None if self._adaptive is None else _Watch(self, self._adaptive, exchange, send)
         try:
-            watch = None if self._adaptive is None else _Watch(self, self._adaptive, exchange, send)
             inner = self.app(scope, receive, send if watch is None else watch.send)
             del scope
             await inner
+        except Exception as error:
+            if watch is not None:
+                watch.failed(error)
+            raise
         finally:
             if watch is not None:
                 watch.ended()
             self._release(limit, key)
+
+    async def _admitted(
+        self, limit: ConcurrencyLimit, key: Hashable, scope: Scope, exchange: Exchange
+    ) -> bool:
+        """Find a place where none is free, False where there is none."""
+        if self._shadow is None:
+            return await self._waited(limit, key, scope, exchange)
+        if limit.exceed():
+            self._shadow.would_reject(exchange)
+        return True
 
     async def _waited(self, limit: ConcurrencyLimit, key: Hashable, scope: Scope, exchange: Exchange) -> bool:
         """Wait for a place; False where there was none in time, or the client left."""
@@ -172,9 +182,9 @@ class ConcurrencyLimitMiddleware:
 
 
 class _Watch:
-    """Tells an adaptive limit how one call went."""
+    """Tells an adaptive limit how a call went, once: when its answer begins, or that it never will."""
 
-    __slots__ = ("_adaptive", "_began_at", "_exchange", "_owner", "_seconds", "_send", "_status")
+    __slots__ = ("_adaptive", "_began_at", "_exchange", "_owner", "_send", "_told")
 
     def __init__(
         self, owner: ConcurrencyLimitMiddleware, adaptive: AdaptiveLimit, exchange: Exchange, send: Send
@@ -184,26 +194,40 @@ class _Watch:
         self._exchange = exchange
         self._send = send
         self._began_at = owner._clock.monotonic()  # noqa: SLF001 - one idea in two classes
-        self._seconds: float | None = None
-        self._status = 0
+        self._told = False
 
     def send(self, message: Message) -> Awaitable[None]:
-        if self._seconds is None and message["type"] in RESPONSE_STARTS:
-            self._seconds = self._owner._clock.monotonic() - self._began_at  # noqa: SLF001
-            self._status = message.get("status", 101)
+        if not self._told and message["type"] in RESPONSE_STARTS:
+            self._told = True
+            failure = self._exchange.failure
+            if failure is None:
+                status = message.get("status", 101)
+                self._tell(failed=status >= 500 or status == 429)
+            elif failure.source == "upstream":
+                self._tell(failed=True)
+            # A refusal of a layer further in says nothing of the service, and is quick.
         return self._send(message)
 
+    def failed(self, error: Exception) -> None:
+        """The app raised; before an answer that is a failure, as a 500 would be."""
+        failure = error.failure if isinstance(error, ResponseAborted) else self._exchange.failure
+        if not self._told and failure is None and not isinstance(error, ClientDisconnected):
+            self._told = True
+            self._tell(failed=True)
+
     def ended(self) -> None:
-        """Report the call, unless it ended by nobody's fault."""
+        """The call is over; without an answer that counts only if it is the service's doing."""
         failure = self._exchange.failure
-        if self._seconds is None and (failure is None or failure.source != "upstream"):
-            return
-        now = self._owner._clock.monotonic()  # noqa: SLF001
-        limit = self._adaptive.ended(
-            began_at=self._began_at,
-            now=now,
-            seconds=now - self._began_at if self._seconds is None else self._seconds,
-            failed=self._status >= 500 or (failure is not None and failure.source == "upstream"),
-            in_flight=self._owner.limit.in_flight,
+        if not self._told and failure is not None and failure.source == "upstream":
+            self._tell(failed=True)
+
+    def _tell(self, *, failed: bool) -> None:
+        owner = self._owner
+        owner.adapt(
+            self._adaptive.answered(
+                began_at=self._began_at,
+                now=owner._clock.monotonic(),  # noqa: SLF001
+                failed=failed,
+                in_flight=owner.limit.in_flight,
+            )
         )
-        self._owner.adapt(limit)

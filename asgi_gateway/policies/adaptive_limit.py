@@ -1,8 +1,14 @@
 """A limit that finds out by itself how many calls at once a service can take.
 
-Additive increase, multiplicative decrease, as TCP does it (RFC 5681): each round in which the limit was
-used up and all went well adds one, each in which a call failed or was late takes a part away. A round is as
-long as a call: what began before the last decrease says nothing of the limit that came after it.
+Additive increase, multiplicative decrease, as TCP does it (RFC 5681), one step a round:
+
+1. A round is as many calls as the limit, all begun after the last step: what began before it says nothing of
+   the limit that came after it. So a step is never taken twice for the same trouble.
+2. If more than a tenth of a round's calls failed or were late, the limit loses a part. A single one says
+   nothing: the larger the limit, the surer one of a round is slow by nature.
+3. Otherwise it grows by one, if it was used up; unused it could grow without meaning.
+4. What is late is said by who knows the service. To learn it from the quickest answers fails as soon as
+   answers differ: after one quick 404 all others are late.
 """
 
 from __future__ import annotations
@@ -12,23 +18,18 @@ from typing import ClassVar, Final
 
 from asgi_gateway.types import PositiveSeconds
 
-_DRIFT: Final = 0.01
-"""How far the usual time moves up towards a longer one with each call, as a part of the difference.
-
-Only calls that had company of less than half the limit move it up: the others may have waited for each other.
-"""
+_BORNE: Final = 0.1
+"""The part of a round's calls that may be bad."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adaptive:
-    """Between which bounds a limit moves, and what moves it down.
-
-    A call is late whose answer begins after `latency`, or where that is not given after `tolerance` times as
-    long as the quickest ones take. Raises `ValueError` for bounds that cannot hold.
-    """
+    """Between which bounds a limit moves, and what moves it down. `ValueError` if they cannot hold."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
 
+    latency: PositiveSeconds
+    """From when on an answer that has not begun is late; well above what answers take at quiet times."""
     min: int = 1
     """The limit is never below this."""
     max: int = 1000
@@ -36,50 +37,52 @@ class Adaptive:
     initial: int = 20
     """The limit to begin with."""
     decrease: float = 0.9
-    """What the limit is multiplied by when a call failed or was late."""
-    latency: PositiveSeconds | None = None
-    """From when on an answer that has not begun is late."""
-    tolerance: float = 2.0
-    """Without `latency`: how many times the usual time is late."""
+    """What the limit is multiplied by after a round in which more than a tenth failed or were late."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.initial <= self.max:
             raise ValueError("initial must lie between min and max, and min be at least 1")
-        if not 0 < self.decrease < 1 or not 1 < self.tolerance <= 100:
-            raise ValueError("decrease must lie between 0 and 1, tolerance above 1")
+        if not 0 < self.decrease < 1:
+            raise ValueError("decrease must lie between 0 and 1")
 
 
 class AdaptiveLimit:
     """Moves a limit by how calls went; `limit` is what holds now."""
 
-    __slots__ = ("_bounds", "_decreased_at", "_exact", "_usual")
+    __slots__ = ("_bad", "_bounds", "_calls", "_exact", "_since", "_used_up")
 
     def __init__(self, bounds: Adaptive) -> None:
         self._bounds = bounds
         self._exact = float(bounds.initial)
-        self._usual = float("inf")
-        self._decreased_at = float("-inf")
+        self._since = float("-inf")
+        self._calls = self._bad = 0
+        self._used_up = False
 
     @property
     def limit(self) -> int:
         """How many calls may be in flight."""
         return int(self._exact)
 
-    def ended(self, *, began_at: float, now: float, seconds: float, failed: bool, in_flight: int) -> int:
-        """A call is over whose answer took `seconds` to begin; returns the limit from now on.
+    def answered(self, *, began_at: float, now: float, failed: bool, in_flight: int) -> int:
+        """An answer began, or will never begin; returns the limit from now on.
 
-        `in_flight` is how many were under way with it.
+        `in_flight` is how many calls were under way, this one included.
         """
+        if began_at < self._since:
+            return self.limit
         bounds = self._bounds
-        late = seconds > (bounds.latency or self._usual * bounds.tolerance)
-        if not failed and seconds < self._usual:
-            self._usual = seconds
-        elif not failed and in_flight * 2 < self._exact:
-            self._usual += (seconds - self._usual) * _DRIFT
-        if failed or late:
-            if began_at >= self._decreased_at:
+        self._calls += 1
+        self._bad += failed or now - began_at > bounds.latency
+        self._used_up = self._used_up or in_flight >= self.limit
+        if self._calls >= self.limit:
+            if self._bad > self._calls * _BORNE:
                 self._exact = max(float(bounds.min), self._exact * bounds.decrease)
-                self._decreased_at = now
-        elif in_flight >= int(self._exact):
-            self._exact = min(float(bounds.max), self._exact + 1.0 / self._exact)
-        return int(self._exact)
+            elif self._used_up:
+                self._exact = min(float(bounds.max), self._exact + 1.0)
+            self._since = now
+            self._calls = self._bad = 0
+            self._used_up = False
+        return self.limit
+
+    def __repr__(self) -> str:
+        return f"<AdaptiveLimit {self.limit} calls={self._calls} bad={self._bad}>"

@@ -42,9 +42,10 @@ class ConcurrencyLimit:
             return True
         return False
 
-    def exceed(self) -> None:
-        """Take a place beyond the limit."""
+    def exceed(self) -> bool:
+        """Take a place beyond the limit; True where so many have done that the queue could not hold them."""
         self.in_flight += 1
+        return self.in_flight > self.limit + self._queue
 
     def enqueue(self, waiter: object) -> bool:
         """Wait for a place; False where too many do already."""

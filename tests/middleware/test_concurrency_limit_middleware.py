@@ -5,10 +5,14 @@ import contextlib
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from asgi_gateway.context import EXCHANGE, ON_DISCONNECT, Exchange
+from asgi_gateway.errors import ClientDisconnected, Failure
 from asgi_gateway.middleware.concurrency_limit import ConcurrencyLimitMiddleware
+from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.testing import Answer, ManualClock, ScriptedApp, request, settle
 from asgi_gateway.types import Receive, Scope, Send
@@ -108,23 +112,92 @@ async def test_a_cancelled_waiter_gives_way(clock: ManualClock) -> None:
     assert [(await each).status for each in (first, third)] == [200, 200]
 
 
+@pytest.mark.parametrize("released_first", [True, False])
 async def test_a_place_given_to_a_waiter_that_is_cancelled_at_the_same_moment_is_not_lost(
-    clock: ManualClock,
+    released_first: bool, clock: ManualClock
 ) -> None:
     app = Held()
     limit = limited(app, clock, max_in_flight=1, queue=2)
     first, second, third = ask(limit), ask(limit), ask(limit)
     await settle()
-    first.add_done_callback(lambda _: second.cancel())
-    limit.limit.exceed()  # so that the release below is the one that hands the place on
-    limit.limit.limit = 2
-    limit._pass_on(limit.limit.release())
-    limit._pass_on(limit.limit.admit())
-    second.cancel()
+    # Nothing runs between the two: the waiter learns of both at once.
+    for task in (first, second) if released_first else (second, first):
+        if task is first:
+            task.cancel()
+            await asyncio.sleep(0)  # it unwinds and gives its place to the second
+        else:
+            task.cancel()
+    await settle()
+    assert second.cancelled()
+    assert (limit.limit.in_flight, limit.limit.waiting, app.entered) == (1, 0, 2)
     app.ends.set()
-    await asyncio.gather(first, second, third, return_exceptions=True)
     assert (await third).status == 200
     assert limit.limit.in_flight == 0
+
+
+async def test_a_place_given_at_the_moment_when_the_time_is_up_is_taken(clock: ManualClock) -> None:
+    app = Held()
+    limit = limited(app, clock, max_in_flight=1, queue=1, queue_timeout=2)
+    first, second = ask(limit), ask(limit)
+    await settle()
+    clock.call_later(2, first.cancel)
+    clock.shift(2)
+    for due, _, timer in sorted(clock._timers, key=lambda each: each[:2]):
+        assert due == clock.monotonic()
+        timer.callback(*timer.args)  # all in one turn of the loop
+    clock._timers.clear()
+    app.ends.set()
+    status = (await second).status
+    assert status in (200, 503)
+    assert limit.limit.in_flight == limit.limit.waiting == 0
+    assert (await request(limit)).status == 200
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    order=st.sampled_from(["fifo", "lifo"]),
+    steps=st.lists(
+        st.tuples(st.sampled_from(["ask", "end", "cancel", "time", "turn"]), st.integers(0, 9)), max_size=40
+    ),
+)
+def test_whatever_comes_together_no_place_is_lost(order: Any, steps: list[tuple[str, int]]) -> None:
+    async def history() -> None:
+        clock = ManualClock()
+        ends: list[asyncio.Event] = []
+        running = most = 0
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            nonlocal running, most
+            running, end = running + 1, asyncio.Event()
+            most = max(most, running)
+            ends.append(end)
+            try:
+                await end.wait()
+                await ScriptedApp(200)(scope, receive, send)
+            finally:
+                running -= 1
+
+        limit = limited(app, clock, max_in_flight=2, queue=3, order=order, queue_timeout=1)
+        tasks: list[asyncio.Task[Answer]] = []
+        for step, pick in steps:
+            if step == "ask":
+                tasks.append(ask(limit))
+            elif step == "end" and ends:
+                ends[pick % len(ends)].set()
+            elif step == "cancel" and tasks:
+                tasks[pick % len(tasks)].cancel()
+            elif step == "time":
+                await clock.advance(pick / 5)
+            elif step == "turn":
+                await asyncio.sleep(0)
+        await clock.advance(2)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert most <= 2
+        assert limit.limit.in_flight == limit.limit.waiting == running == 0
+
+    asyncio.run(history())
 
 
 async def test_a_client_that_leaves_waits_no_longer(clock: ManualClock) -> None:
@@ -198,25 +271,112 @@ async def test_in_shadow_mode_nothing_is_refused(clock: ManualClock) -> None:
     assert limit.limit.in_flight == 0
 
 
-async def test_an_adaptive_limit_goes_down_with_failures_and_up_with_use(clock: ManualClock) -> None:
-    app = ScriptedApp(500, 500, 200)
-    limit = limited(app, clock, adaptive={"initial": 2, "min": 1, "decrease": 0.5})
-    await request(limit)
-    assert limit.limit.limit == 1
-    clock.shift(1)
-    for _ in range(4):
-        await request(limit)
-    assert limit.limit.limit == 2  # which one request at a time does not use up
+async def test_in_shadow_mode_the_queue_counts_as_room(clock: ManualClock) -> None:
+    app, runtime = Held(), Runtime(clock=clock)
+    limit = ConcurrencyLimitMiddleware(app, max_in_flight=1, queue=2, mode="shadow", runtime=runtime)
+    exchanges = [Exchange() for _ in range(4)]
+    tasks = [ask(limit, **{EXCHANGE: exchange}) for exchange in exchanges]
+    await settle()
+    app.ends.set()
+    assert [(await task).status for task in tasks] == [200] * 4
+    assert [exchange.would_reject for exchange in exchanges] == [(), (), (), ("concurrency_limit",)]
 
 
-async def test_late_answers_lower_an_adaptive_limit(clock: ManualClock) -> None:
+async def test_a_raised_limit_lets_those_in_who_wait(clock: ManualClock) -> None:
+    held, begins = Held(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await begins.wait()
+        await held(scope, receive, send)
+
+    limit = limited(app, clock, adaptive={"latency": 1, "initial": 1}, queue=1)
+    streams = [ask(limit), ask(limit)]
+    await settle()
+    assert limit.limit.waiting == 1
+    begins.set()
+    await settle()
+    assert held.entered == 2  # the first still streams, but its answer began in time
+    held.ends.set()
+    assert [(await stream).status for stream in streams] == [200, 200]
+
+
+OPEN = Problem(503, Failure("circuit_open", "gateway"), "open")
+LEFT = Problem(400, Failure("client_disconnected", "client"), "left")
+UNREACHABLE = Problem(502, Failure("connect", "upstream"), "unreachable")
+
+
+@pytest.mark.parametrize(
+    ("answer", "limit_then"),
+    [
+        (500, 1),
+        (429, 1),
+        (UNREACHABLE, 1),
+        (RuntimeError("a bug"), 1),
+        (OPEN, 2),
+        (LEFT, 2),
+        (ClientDisconnected(), 2),
+        (404, 2),
+    ],
+    ids=repr,
+)
+async def test_what_is_the_services_failure_lowers_an_adaptive_limit(
+    answer: Any, limit_then: int, clock: ManualClock
+) -> None:
+    limit = limited(ScriptedApp(answer), clock, adaptive={"latency": 1, "initial": 2, "decrease": 0.5})
+    for _ in range(2):
+        clock.shift(0.1)
+        with contextlib.suppress(RuntimeError, ClientDisconnected):
+            await request(limit, **{EXCHANGE: Exchange()})
+    assert limit.limit.limit == limit_then  # never 3: one at a time does not use two up
+
+
+async def test_a_failure_without_an_answer_lowers_it_and_a_cancellation_does_not(clock: ManualClock) -> None:
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def after_cancelling(failure: Failure | None) -> int:
+        limit = limited(endless, clock, adaptive={"latency": 1, "initial": 2, "decrease": 0.5})
+        for _ in range(2):
+            exchange = Exchange()
+            task = ask(limit, **{EXCHANGE: exchange})
+            await settle()
+            exchange.failure = failure  # as a time limit further out says before it cancels
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        return limit.limit.limit
+
+    assert await after_cancelling(Failure("timeout", "upstream")) == 1
+    assert await after_cancelling(None) == 2
+
+
+async def test_late_answers_lower_an_adaptive_limit_while_they_still_stream(clock: ManualClock) -> None:
+    ends = asyncio.Event()
+
     async def late(scope: Scope, receive: Receive, send: Send) -> None:
         clock.shift(2)
-        await ScriptedApp(200)(scope, receive, send)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await ends.wait()
+        await send({"type": "http.response.body", "body": b""})
 
-    limit = limited(late, clock, adaptive={"initial": 10, "latency": "1s"})
-    await request(limit)
-    assert limit.limit.limit == 9
+    limit = limited(late, clock, adaptive={"latency": "1s", "initial": 2, "decrease": 0.5})
+    tasks = [ask(limit) for _ in range(2)]
+    await settle()
+    assert limit.limit.limit == 1
+    ends.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_long_stream_that_began_in_time_is_not_late(clock: ManualClock) -> None:
+    async def long(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        clock.shift(600)
+        await send({"type": "http.response.body", "body": b""})
+
+    limit = limited(long, clock, adaptive={"latency": 1, "initial": 2})
+    for _ in range(10):
+        await request(limit)
+    assert limit.limit.limit == 2
 
 
 async def test_refusals_are_counted(clock: ManualClock) -> None:
@@ -233,7 +393,14 @@ async def test_refusals_are_counted(clock: ManualClock) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_in_flight": 0}, {"queue": -1}, {"order": "random"}, {"key": "nothing"}, {"adaptive": {"min": 0}}],
+    [
+        {"max_in_flight": 0},
+        {"queue": -1},
+        {"order": "random"},
+        {"key": "nothing"},
+        {"adaptive": {}},
+        {"adaptive": {"latency": 1, "min": 0}},
+    ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
@@ -242,4 +409,4 @@ def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
 
 def test_an_adaptive_limit_has_no_key() -> None:
     with pytest.raises(ValueError, match="cannot have a key"):
-        ConcurrencyLimitMiddleware(ScriptedApp(200), adaptive={}, key="path")  # type: ignore[arg-type]
+        ConcurrencyLimitMiddleware(ScriptedApp(200), adaptive={"latency": 1}, key="path")  # type: ignore[arg-type]

@@ -76,6 +76,15 @@ async def test_in_shadow_mode_nothing_is_refused(clock: ManualClock) -> None:
     assert exchange.would_reject == ("load_shed",)
 
 
+async def test_refusals_are_counted(clock: ManualClock) -> None:
+    runtime = Runtime(clock=clock, random=lambda: 0.0)
+    shed = LoadShedMiddleware(ScriptedApp(200), runtime=runtime)
+    await request(shed)
+    await late(clock, 5)
+    await request(shed)
+    assert runtime.counter("load_shed_rejected_total").value == 1
+
+
 @pytest.mark.parametrize("options", [{"max_lag": 0}, {"exempt": ["health"]}, {"mode": "off"}])
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

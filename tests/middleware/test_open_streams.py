@@ -13,9 +13,11 @@ from asgi_gateway.context import EXCHANGE, Exchange
 from asgi_gateway.middleware import (
     CircuitBreakerMiddleware,
     ClientAddressMiddleware,
+    ConcurrencyLimitMiddleware,
     GatewayHeadersMiddleware,
     HealthMiddleware,
     HedgeMiddleware,
+    LoadShedMiddleware,
     RateLimitMiddleware,
     RequestIdMiddleware,
     RetryMiddleware,
@@ -28,9 +30,11 @@ from asgi_gateway.types import ASGIApp, Message, Receive, Scope, Send
 LAYERS = [
     CircuitBreakerMiddleware,
     ClientAddressMiddleware,
+    ConcurrencyLimitMiddleware,
     GatewayHeadersMiddleware,
     HealthMiddleware,
     HedgeMiddleware,
+    LoadShedMiddleware,
     RateLimitMiddleware,
     RequestIdMiddleware,
     RetryMiddleware,

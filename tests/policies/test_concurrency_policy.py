@@ -1,6 +1,9 @@
 """Places, who waits for them, and a limit that finds itself."""
 
 import heapq
+import math
+from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -73,6 +76,21 @@ def test_any_history_keeps_the_limit_and_loses_no_place(
         assert not waiting or len(inside) == limit  # nobody waits beside a free place
 
 
+def test_a_newcomer_does_not_overtake_those_who_wait() -> None:
+    limit = ConcurrencyLimit(1, 2)
+    limit.acquire()
+    limit.enqueue("first")
+    limit.limit = 2  # free, and not given yet
+    assert not limit.acquire()
+    assert limit.admit() == ["first"]
+
+
+def test_it_tells_what_the_queue_could_not_have_held() -> None:
+    limit = ConcurrencyLimit(1, 2)
+    limit.acquire()
+    assert [limit.exceed() for _ in range(3)] == [False, False, True]
+
+
 def test_a_waiter_that_has_its_place_cannot_abandon_it() -> None:
     limit = ConcurrencyLimit(1, 1)
     limit.acquire()
@@ -85,90 +103,120 @@ def test_a_waiter_that_has_its_place_cannot_abandon_it() -> None:
 # The adaptive limit
 
 
-def told(limit: AdaptiveLimit, times: int, *, seconds: float = 0.1, failed: bool = False) -> int:
-    for number in range(times):
-        limit.ended(
-            began_at=float(number), now=float(number), seconds=seconds, failed=failed, in_flight=limit.limit
+def a_round(
+    limit: AdaptiveLimit, now: float, *, bad: int = 0, seconds: float = 0.1, in_flight: int | None = None
+) -> int:
+    """Tell of as many calls as the limit, all begun at `now`; `bad` of them failed."""
+    for number in range(limit.limit):
+        limit.answered(
+            began_at=now, now=now + seconds, failed=number < bad, in_flight=in_flight or limit.limit
         )
     return limit.limit
 
 
+def adaptive(**bounds: Any) -> AdaptiveLimit:
+    return AdaptiveLimit(Adaptive(**{"latency": 0.2, "initial": 10, **bounds}))
+
+
 def test_it_grows_by_one_a_round_in_which_it_was_used_up() -> None:
-    assert told(AdaptiveLimit(Adaptive(initial=10)), 11) == 11
+    limit = adaptive()
+    assert [a_round(limit, now) for now in (0.0, 1.0)] == [11, 12]
 
 
 def test_it_does_not_grow_where_it_was_not_used_up() -> None:
-    limit = AdaptiveLimit(Adaptive(initial=10))
+    limit = adaptive()
+    assert [a_round(limit, float(now), in_flight=9) for now in range(20)] == [10] * 20
+
+
+def test_more_than_a_tenth_of_a_round_takes_a_part_of_it_and_a_tenth_does_not() -> None:
+    assert a_round(adaptive(), 0.0, bad=1) == 11
+    assert a_round(adaptive(), 0.0, bad=2) == 9
+    assert a_round(adaptive(), 0.0, seconds=0.3) == 9
+
+
+def test_what_began_before_the_last_step_does_not_count() -> None:
+    limit = adaptive()
+    assert a_round(limit, 0.0, bad=10) == 9
     for _ in range(100):
-        limit.ended(began_at=0, now=0, seconds=0.1, failed=False, in_flight=9)
-    assert limit.limit == 10
-
-
-def test_a_failure_and_a_late_answer_take_a_part_of_it() -> None:
-    assert told(AdaptiveLimit(Adaptive(initial=10)), 1, failed=True) == 9
-    assert told(AdaptiveLimit(Adaptive(initial=10, latency=0.2)), 1, seconds=0.3) == 9
-
-
-def test_one_round_takes_a_part_once() -> None:
-    limit = AdaptiveLimit(Adaptive(initial=10))
-    for _ in range(10):  # all began before the first of them failed
-        limit.ended(began_at=0.0, now=1.0, seconds=0.1, failed=True, in_flight=10)
-    assert limit.limit == 9
+        assert limit.answered(began_at=0.05, now=9.0, failed=True, in_flight=10) == 9
+    assert a_round(limit, 10.0) == 10
 
 
 @given(calls=st.lists(st.tuples(st.floats(0.001, 10), st.booleans()), max_size=200))
 def test_it_stays_within_its_bounds(calls: list[tuple[float, bool]]) -> None:
-    limit = AdaptiveLimit(Adaptive(min=3, initial=5, max=8))
+    limit = adaptive(min=3, initial=5, max=8)
     for number, (seconds, failed) in enumerate(calls):
         assert 3 <= limit.limit <= 8
         now = float(number)
-        limit.ended(began_at=now, now=now, seconds=seconds, failed=failed, in_flight=limit.limit)
+        limit.answered(began_at=now, now=now + seconds, failed=failed, in_flight=limit.limit)
 
 
-def useful_share(
-    limited: bool, *, capacity: int = 10, service_time: float = 0.1, patience: float = 0.5
-) -> float:
+@given(st.lists(st.tuples(st.floats(0.001, 10), st.booleans()), max_size=200))
+def test_from_any_history_it_comes_back_once_the_service_does(calls: list[tuple[float, bool]]) -> None:
+    limit = adaptive(max=50)
+    for number, (seconds, failed) in enumerate(calls):
+        limit.answered(began_at=float(number), now=number + seconds, failed=failed, in_flight=limit.limit)
+    for number in range(51):
+        a_round(limit, 1000.0 + number)
+    assert limit.limit == 50
+
+
+CAPACITY, USUAL, PATIENCE = 50, 0.1, 1.0
+
+SERVICES: dict[str, Callable[[Random], float]] = {
+    "always the same": lambda random: USUAL,
+    "anything from 20 to 180 ms": lambda random: random.uniform(0.02, 0.18),
+    "exponential": lambda random: random.expovariate(1 / USUAL),
+    "heavy tail": lambda random: random.lognormvariate(math.log(USUAL) - 0.5, 1.0),
+    "some at once, as a 404": lambda random: 0.0005 if random.random() < 0.1 else USUAL / 0.9,
+}
+
+
+def useful_share(draw: Callable[[Random], float], limit: AdaptiveLimit | None) -> float:
     """The part of a service's capacity that answers clients in time, under twice the load it can take.
 
-    The service works on `capacity` calls at once and keeps all others waiting, so without a limit each one
+    The service works on `CAPACITY` calls at once and keeps all others waiting, so without a limit each one
     waits longer than the one before, its client has left, and the work is for nothing.
     """
-    adaptive = AdaptiveLimit(Adaptive(initial=50))
-    places = ConcurrencyLimit(adaptive.limit if limited else 10**9)
-    busy: list[float] = [0.0] * capacity  # when each part of the service is free
-    ends: list[tuple[float, float]] = []
-    rate, seconds = 2 * capacity / service_time, 60.0
-    useful = 0
-    for number in range(int(rate * seconds)):
-        now = number / rate
+    random = Random(1)
+    places = ConcurrencyLimit(10**9 if limit is None else limit.limit)
+    busy = [0.0] * CAPACITY  # when each part of the service is free
+    ends: list[tuple[float, float, float]] = []
+    now, useful, begins, seconds = 0.0, 0.0, 10.0, 40.0
+    while now < seconds:
+        now += random.expovariate(2 * CAPACITY / USUAL)
         while ends and ends[0][0] <= now:
-            ended_at, began_at = heapq.heappop(ends)
-            took = ended_at - began_at
-            useful += took <= patience and ended_at > seconds / 6
-            in_flight = places.in_flight
-            places.release()
-            if limited:
-                places.limit = adaptive.ended(
-                    began_at=began_at, now=ended_at, seconds=took, failed=took > patience, in_flight=in_flight
+            ended_at, began_at, work = heapq.heappop(ends)
+            waited = ended_at - began_at - work
+            useful += work if waited <= PATIENCE and ended_at > begins else 0.0
+            if limit is not None:
+                places.limit = limit.answered(
+                    began_at=began_at, now=ended_at, failed=False, in_flight=places.in_flight
                 )
+            places.release()
         if places.acquire():
-            ends_at = max(now, heapq.heappop(busy)) + service_time
+            work = draw(random)
+            ends_at = max(now, heapq.heappop(busy)) + work
             heapq.heappush(busy, ends_at)
-            heapq.heappush(ends, (ends_at, now))
-    return useful / (capacity / service_time * seconds * 5 / 6)
+            heapq.heappush(ends, (ends_at, now, work))
+    return useful / (CAPACITY * (seconds - begins))
 
 
-def test_under_twice_the_capacity_useful_work_stays_at_nine_tenths_of_it() -> None:
-    assert useful_share(limited=True) >= 0.9
-    assert useful_share(limited=False) < 0.1
+@pytest.mark.parametrize("service", SERVICES)
+def test_under_twice_the_capacity_useful_work_stays_at_nine_tenths_of_it(service: str) -> None:
+    assert useful_share(SERVICES[service], adaptive(latency=0.4, initial=20)) >= 0.9
+
+
+def test_without_a_limit_next_to_nothing_is_useful() -> None:
+    assert useful_share(SERVICES["always the same"], None) < 0.1
 
 
 @pytest.mark.parametrize(
-    "options", [{"min": 0}, {"initial": 2000}, {"decrease": 1.0}, {"tolerance": 1.0}, {"min": 30}]
+    "options", [{"min": 0}, {"initial": 2000}, {"decrease": 1.0}, {"min": 30}, {"initial": 30, "max": 20}]
 )
 def test_bounds_that_cannot_hold_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must lie"):
-        Adaptive(**options)
+        Adaptive(latency=1.0, **options)
 
 
 # Load shedding
