@@ -85,7 +85,7 @@ def state_note(config: Config, workers: int) -> str:
     """What the person who starts several workers should know of their state."""
     if needs_state(config) and config.state is not None and config.state.url == "memory://":
         return (
-            f"WARNING: with state: memory:// each of the {workers} workers counts its own rate limits, "
-            f"so that up to {workers} times as many requests pass"
+            f"WARNING: with state: memory:// each of the {workers} workers counts its own rate limits and "
+            f"opens its own circuits, so that up to {workers} times as many requests pass"
         )
     return f"note: each of the {workers} workers has its own breakers, but for those that are shared"

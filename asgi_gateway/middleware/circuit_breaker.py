@@ -17,14 +17,8 @@ from asgi_gateway.context import EXCHANGE, Exchange, join_exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.events import CircuitClosed, CircuitHalfOpened, CircuitOpened
 from asgi_gateway.options import validated
-from asgi_gateway.policies.circuit_breaker import (
-    BreakDurations,
-    BreakerState,
-    BreakRules,
-    CircuitBreaker,
-    Permit,
-    Rejected,
-)
+from asgi_gateway.policies.break_rules import BreakDurations, BreakRules
+from asgi_gateway.policies.circuit_breaker import BreakerState, CircuitBreaker, Permit, Rejected
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime, ServiceStatus
 from asgi_gateway.types import (

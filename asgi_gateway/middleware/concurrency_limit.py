@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Hashable
 from typing import Annotated, Any, Final
 
@@ -24,6 +25,8 @@ from asgi_gateway.types import ASGIApp, Message, Mode, PositiveSeconds, Receive,
 
 OVERLOADED: Final = Failure("overloaded", "gateway")
 CLIENT_LEFT: Final = Failure("client_disconnected", "client")
+DEFAULT: Final = 100
+"""Requests under way at once where nothing is said."""
 
 
 def _checked_key(key: str) -> str:
@@ -48,8 +51,9 @@ class ConcurrencyLimitMiddleware:
         app: ASGIApp,
         *,
         max_in_flight: Annotated[
-            int, Field(ge=1, description="Requests that are under way at once; without `adaptive`.")
-        ] = 100,
+            Annotated[int, Field(ge=1)] | None,
+            Field(description="Requests that are under way at once; 100 unless there is `adaptive`."),
+        ] = None,
         adaptive: Annotated[
             Adaptive | None, Field(description="Let the limit move: latency, min, max, initial, decrease.")
         ] = None,
@@ -73,11 +77,13 @@ class ConcurrencyLimitMiddleware:
     ) -> None:
         if adaptive is not None and key is not None:
             raise ValueError("adaptive finds one limit for all, so it cannot have a key")
+        if adaptive is not None and max_in_flight is not None:
+            raise ValueError("adaptive finds the limit, so max_in_flight would not hold: give adaptive.max")
         runtime = runtime or Runtime()
         self.app = direct(app)
         self._clock = runtime.clock
         self._adaptive = None if adaptive is None else AdaptiveLimit(adaptive)
-        self._max = max_in_flight if self._adaptive is None else self._adaptive.limit
+        self._max = max_in_flight or DEFAULT if self._adaptive is None else self._adaptive.limit
         self._queue = queue
         self._order: QueueOrder = order
         self._queue_timeout = queue_timeout
@@ -113,13 +119,9 @@ class ConcurrencyLimitMiddleware:
             inner = self.app(scope, receive, send if watch is None else watch.send)
             del scope
             await inner
-        except Exception as error:
-            if watch is not None:
-                watch.failed(error)
-            raise
         finally:
             if watch is not None:
-                watch.ended()
+                watch.ended(sys.exception())
             self._release(limit, key)
 
     async def _admitted(
@@ -208,17 +210,16 @@ class _Watch:
             # A refusal of a layer further in says nothing of the service, and is quick.
         return self._send(message)
 
-    def failed(self, error: Exception) -> None:
-        """The app raised; before an answer that is a failure, as a 500 would be."""
-        failure = error.failure if isinstance(error, ResponseAborted) else self._exchange.failure
-        if not self._told and failure is None and not isinstance(error, ClientDisconnected):
-            self._told = True
-            self._tell(failed=True)
-
-    def ended(self) -> None:
+    def ended(self, error: BaseException | None) -> None:
         """The call is over; without an answer that counts only if it is the service's doing."""
-        failure = self._exchange.failure
-        if not self._told and failure is not None and failure.source == "upstream":
+        if self._told:
+            return
+        failure = error.failure if isinstance(error, ResponseAborted) else self._exchange.failure
+        if failure is not None:
+            failed = failure.source == "upstream"
+        else:
+            failed = isinstance(error, Exception) and not isinstance(error, ClientDisconnected)
+        if failed:
             self._tell(failed=True)
 
     def _tell(self, *, failed: bool) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from asgi_gateway.context import EXCHANGE, ON_DISCONNECT, Exchange
-from asgi_gateway.errors import ClientDisconnected, Failure
+from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.middleware.concurrency_limit import ConcurrencyLimitMiddleware
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
@@ -314,6 +314,8 @@ UNREACHABLE = Problem(502, Failure("connect", "upstream"), "unreachable")
         (RuntimeError("a bug"), 1),
         (OPEN, 2),
         (LEFT, 2),
+        (ResponseAborted(Failure("reset", "upstream")), 1),
+        (ResponseAborted(Failure("draining", "gateway")), 2),
         (ClientDisconnected(), 2),
         (404, 2),
     ],
@@ -325,7 +327,7 @@ async def test_what_is_the_services_failure_lowers_an_adaptive_limit(
     limit = limited(ScriptedApp(answer), clock, adaptive={"latency": 1, "initial": 2, "decrease": 0.5})
     for _ in range(2):
         clock.shift(0.1)
-        with contextlib.suppress(RuntimeError, ClientDisconnected):
+        with contextlib.suppress(RuntimeError, ResponseAborted, ClientDisconnected):
             await request(limit, **{EXCHANGE: Exchange()})
     assert limit.limit.limit == limit_then  # never 3: one at a time does not use two up
 
@@ -405,6 +407,15 @@ async def test_refusals_are_counted(clock: ManualClock) -> None:
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ConcurrencyLimitMiddleware(ScriptedApp(200), **options)
+
+
+def test_an_adaptive_limit_has_no_fixed_one_beside_it() -> None:
+    with pytest.raises(ValueError, match=r"give adaptive\.max"):
+        ConcurrencyLimitMiddleware(ScriptedApp(200), adaptive={"latency": 1}, max_in_flight=5)  # type: ignore[arg-type]
+
+
+def test_without_either_it_is_a_hundred() -> None:
+    assert ConcurrencyLimitMiddleware(ScriptedApp(200)).limit.limit == 100
 
 
 def test_an_adaptive_limit_has_no_key() -> None:

@@ -8,13 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from asgi_gateway.policies.circuit_breaker import (
-    BreakDurations,
-    BreakRules,
-    CircuitBreaker,
-    Permit,
-    Rejected,
-)
+from asgi_gateway.policies.break_rules import BreakDurations, BreakRules
+from asgi_gateway.policies.circuit_breaker import CircuitBreaker, Permit, Rejected
 
 MINUTE = 60.0
 

@@ -83,13 +83,13 @@ def events() -> list[Event]:
 
 @pytest.fixture
 async def open_store(events: list[Event]) -> AsyncIterator[Callable[..., Store]]:
-    """Makes stores whose keys are a test's own."""
+    """Makes stores whose keys are a test's own, with more time than a busy machine takes for what must not fail."""
     prefix = uuid.uuid4().hex
     made: list[Store] = []
 
     def make(url: str, **options: object) -> Store:
         runtime = Runtime(emit=events.append)
-        made.append(Store(url, **{"prefix": prefix, "runtime": runtime, **options}))  # type: ignore[arg-type]
+        made.append(Store(url, **{"prefix": prefix, "runtime": runtime, "timeout": 5, **options}))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
