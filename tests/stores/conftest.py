@@ -83,7 +83,7 @@ def events() -> list[Event]:
 
 @pytest.fixture
 async def open_store(events: list[Event]) -> AsyncIterator[Callable[..., Store]]:
-    """Makes stores whose keys are a test's own, with more time than a busy machine takes for what must not fail."""
+    """Makes stores whose keys are a test's own, with more time than a busy machine takes."""
     prefix = uuid.uuid4().hex
     made: list[Store] = []
 
