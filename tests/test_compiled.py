@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).parent.parent
 HOOKS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
@@ -44,3 +45,20 @@ def test_there_are_no_async_generators(path: str) -> None:
 
 def test_the_list_is_in_order() -> None:
     assert sorted(set(COMPILED)) == COMPILED
+
+
+def test_what_an_earlier_build_compiled_gets_into_no_other_wheel(tmp_path: Path) -> None:
+    """It would come without the rest of what it needs, and be imported in place of the source."""
+    for name in ("pyproject.toml", ".gitignore", "README.md", "LICENSE"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    package = tmp_path / "asgi_gateway"
+    package.mkdir()
+    for name in (
+        "__init__.py",
+        "store.lua",
+        "ids.cpython-311-x86_64-linux-gnu.so",
+        "ids.cp311-win_amd64.pyd",
+    ):
+        (package / name).touch()
+    files = {Path(file.path).name for file in WheelBuilder(str(tmp_path)).recurse_included_files()}
+    assert files == {"__init__.py", "store.lua"}
