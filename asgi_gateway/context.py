@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from asgi_gateway.errors import Failure
@@ -31,6 +32,9 @@ RETRY_BUDGET: Final = "asgi_gateway.retry_budget"
 """The budget that has counted the request, so that a retry and a hedge do not both do so."""
 ON_DISCONNECT: Final = "asgi_gateway.on_disconnect"
 """A function of our own server: have a callback called when the client leaves; returns what takes it back."""
+
+GONE: Final[Scope] = MappingProxyType({})  # type: ignore[assignment] # nobody changes it
+"""In place of a scope that a layer no longer holds: compiled code can delete no argument."""
 
 OnDisconnect: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
 

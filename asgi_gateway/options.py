@@ -1,21 +1,25 @@
 """A constructor's keyword parameters as a schema: the one rule that binds every middleware.
 
 `options_model` reads the annotations, defaults and descriptions of a constructor into a pydantic
-model. The YAML loader validates with it, the JSON Schema is generated from it, and `@validated`
+model. The YAML loader validates with it, the JSON Schema is generated from it, and `validated`
 puts the same rules on the constructor itself, so that code and YAML refuse the same mistakes.
 """
 
 from __future__ import annotations
+import __future__
 
+import ast
 import functools
 import inspect
+import sys
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Annotated, Any, ParamSpec, get_type_hints
+from pathlib import Path
+from types import FunctionType, SimpleNamespace
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-P = ParamSpec("P")
+T = TypeVar("T")
 
 HANDED_IN = frozenset({"self", "app", "runtime"})
 """Constructor parameters that the chain supplies; never options."""
@@ -63,31 +67,47 @@ def option_values(model: BaseModel) -> dict[str, Any]:
     return {**values, **(model.model_extra or {})}
 
 
-def validated(init: Callable[P, None]) -> Callable[P, None]:
-    """Hold a middleware's constructor to its own annotations; raises pydantic's `ValidationError`."""
+def validated(cls: type[T]) -> type[T]:
+    """Hold the constructor of a class to its own annotations; it then raises pydantic's `ValidationError`.
+
+    A decorator, but one that a class which is to be compiled must not wear: it is called behind that.
+    """
+    init: Callable[..., None] = cls.__init__
     model: type[BaseModel] | None = None
 
-    @functools.wraps(init)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+    @functools.wraps(_declared(cls))
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         nonlocal model
         if model is None:
-            model = options_model(_without_self(init))
+            model = options_model(cls)
         handed_in = {name: value for name, value in kwargs.items() if name in HANDED_IN}
         options = {name: value for name, value in kwargs.items() if name not in HANDED_IN}
-        init(*args, **handed_in, **option_values(model.model_validate(options)))  # type: ignore[arg-type]
+        init(self, *args, **handed_in, **option_values(model.model_validate(options)))
 
-    return checked
+    setattr(cls, "__init__", checked)  # noqa: B010 - mypy wants no method replaced
+    return cls
 
 
-def _without_self(init: Callable[..., None]) -> Callable[..., None]:
-    """`init` seen as a factory: its owner's name, and the app as the first parameter."""
-    owner = init.__qualname__.rpartition(".")[0] or init.__name__
-    signature = inspect.signature(init)
-    bound = functools.partial(init, None)
-    bound.__name__ = owner  # type: ignore[attr-defined]
-    bound.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
-    bound.__wrapped__ = init  # type: ignore[attr-defined]
-    return bound
+def _declared(cls: type) -> Callable[..., None]:
+    """The constructor with its annotations and defaults, which a compiled one has forgotten.
+
+    Its source, which lies beside it, still tells them.
+    """
+    init: Callable[..., None] = cls.__init__  # type: ignore[misc] # of this very class
+    if isinstance(init, FunctionType):
+        return init
+    module = sys.modules[cls.__module__]
+    library = Path(str(module.__file__))
+    source = library.with_name(library.name.partition(".")[0] + ".py")
+    classes = (node for node in ast.parse(source.read_bytes()).body if isinstance(node, ast.ClassDef))
+    body = next(node.body for node in classes if node.name == cls.__name__)
+    function = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    function.body = [ast.Pass()]
+    tree = ast.fix_missing_locations(ast.Module([function], []))
+    code = compile(tree, source, "exec", __future__.annotations.compiler_flag)
+    declared: dict[str, Callable[..., None]] = {}
+    exec(code, vars(module), declared)  # noqa: S102 - our own source
+    return declared["__init__"]
 
 
 def _field_name(parameter: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
@@ -16,6 +16,15 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 Header: TypeAlias = tuple[bytes, bytes]
 Headers: TypeAlias = list[Header]
+
+if TYPE_CHECKING:
+    from mypy_extensions import mypyc_attr as mypyc_attr  # noqa: PLC0414 - exported
+else:
+
+    def mypyc_attr(**_attributes: object) -> Callable[[type], type]:
+        """What a class tells the compiler; nothing where it is not compiled."""
+        return lambda cls: cls
+
 
 _DURATION = r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?"
 _SIZE = r"(\d+)\s*(B|KB|MB|GB|KiB|MiB|GiB)?"

@@ -1,11 +1,15 @@
 """What the modules that can be compiled (pyproject.toml) must keep to, so that mypyc compiles them rightly.
 
-mypyc 2.4 loses track of the exception being handled when an ``except`` or ``finally`` block awaits: a
-bare ``raise`` after it may raise another task's. It has no async generators.
+mypyc 2.4 loses track of the exception being handled when an ``except`` or ``finally`` block awaits, as the
+end of an ``async with`` does: a bare ``raise`` after it may raise another task's. It forgets the cause in
+``raise ... from``. It lays out a class that can be called wrongly, where its base cannot. It knows no async
+generators.
 """
 
 import ast
+import sysconfig
 import tomllib
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 HOOKS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
     "hooks"
 ]
-COMPILED: list[str] = HOOKS["mypyc"]["include"]
+COMPILED: list[str] = HOOKS["custom"]["include"]
 
 every_module = pytest.mark.parametrize("path", COMPILED)
 
@@ -23,6 +27,10 @@ every_module = pytest.mark.parametrize("path", COMPILED)
 def awaits(nodes: list[ast.stmt]) -> list[int]:
     inside = (node for statement in nodes for node in ast.walk(statement))
     return [node.lineno for node in inside if isinstance(node, ast.Await | ast.AsyncFor | ast.AsyncWith)]
+
+
+def inherits(node: ast.ClassDef) -> bool:
+    return bool({ast.unparse(base) for base in node.bases} - {"Generic[T]", "NamedTuple", "Protocol"})
 
 
 @every_module
@@ -37,6 +45,28 @@ def test_no_block_that_handles_an_exception_awaits(path: str) -> None:
 
 
 @every_module
+def test_no_context_is_left_by_awaiting(path: str) -> None:
+    tree = ast.parse((ROOT / path).read_text())
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.AsyncWith)] == []
+
+
+@every_module
+def test_no_exception_is_raised_with_a_cause(path: str) -> None:
+    """``from None`` only spares a log some lines."""
+    tree = ast.parse((ROOT / path).read_text())
+    causes = [node.cause for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.cause is not None]
+    assert [c.lineno for c in causes if not (isinstance(c, ast.Constant) and c.value is None)] == []
+
+
+@every_module
+def test_no_class_that_inherits_can_be_called(path: str) -> None:
+    tree = ast.parse((ROOT / path).read_text())
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and inherits(node)]
+    members = {c.name: {getattr(member, "name", "") for member in c.body} for c in classes}
+    assert [name for name, names in members.items() if "__call__" in names] == []
+
+
+@every_module
 def test_there_are_no_async_generators(path: str) -> None:
     tree = ast.parse((ROOT / path).read_text())
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)]
@@ -45,6 +75,31 @@ def test_there_are_no_async_generators(path: str) -> None:
 
 def test_the_list_is_in_order() -> None:
     assert sorted(set(COMPILED)) == COMPILED
+
+
+def missing() -> str | None:
+    spec = spec_from_file_location("compiled_wheel", ROOT / HOOKS["custom"]["path"])
+    assert spec is not None
+    assert spec.loader is not None
+    hook = module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    answer: str | None = hook._missing()
+    return answer
+
+
+def test_nothing_is_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "there is no C compiler" in (missing() or "")
+
+
+def test_nothing_is_compiled_without_the_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / sysconfig.get_config_var("CC").split()[0]
+    compiler.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    assert missing() == "the headers of Python are not installed"
+    (tmp_path / "Python.h").touch()
+    assert missing() is None
 
 
 def test_what_an_earlier_build_compiled_gets_into_no_other_wheel(tmp_path: Path) -> None:

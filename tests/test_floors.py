@@ -19,6 +19,7 @@ FLOORS = {
     "clock": 0,
     "errors": 0,
     "options": 0,
+    "timers": 0,
     "policies": 1,
     "asgi": 2,
     "context": 2,
@@ -51,6 +52,7 @@ FLOORS = {
 }
 SAME_FLOOR = {
     ("clock", "types"),
+    ("timers", "clock"),
     ("options", "types"),
     ("problem", "context"),
     ("problem", "asgi"),

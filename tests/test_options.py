@@ -110,10 +110,10 @@ def test_the_runtime_is_given_to_whoever_wants_it() -> None:
     assert not accepts_runtime(GZipMiddleware)
 
 
+@validated
 class Held:
     made: dict[str, Any]
 
-    @validated
     def __init__(
         self,
         app: Any,

@@ -52,11 +52,12 @@ def of(block: Block) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package as ``pip install .`` installs it, in a folder of its own."""
+    """The package as ``pip install .`` installs it but for the compiling, in a folder of its own."""
     target = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(target), str(ROOT)]
-    subprocess.run([*pip, *options], check=True, timeout=120, cwd=target)
+    environment = {**os.environ, "HATCH_BUILD_NO_HOOKS": "true"}
+    subprocess.run([*pip, *options], check=True, timeout=120, cwd=target, env=environment)
     return target
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable
 from typing import Final
 
-from asgi_gateway.types import Message, Scope, Send
+from asgi_gateway.types import Message, Scope, Send, mypyc_attr
 
 _NEVER_HELD: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
 """What passes even out of an attempt that is being unwound."""
@@ -17,6 +17,7 @@ class Discarded(BaseException):
     """Unwinds an attempt whose answer the client will not see."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Gate:
     """Stands before ``send``: opens when an answer is to be passed on, stops an attempt that is not.
 

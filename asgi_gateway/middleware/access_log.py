@@ -13,12 +13,13 @@ from asgi_gateway.logs import stdout_handler
 from asgi_gateway.middleware._access_lines import AccessLines, Seen
 from asgi_gateway.options import validated
 from asgi_gateway.runtime import Runtime
-from asgi_gateway.types import ASGIApp, Receive, Scope, Send
+from asgi_gateway.types import ASGIApp, Receive, Scope, Send, mypyc_attr
 
 _INFO: Final = logging.INFO
 _SERVED: Final = frozenset({"http", "websocket"})
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class AccessLogMiddleware:
     """One line a request: who asked what, who answered how, and what it took.
 
@@ -31,7 +32,6 @@ class AccessLogMiddleware:
     nobody does by the first line, lines go to standard output.
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -69,3 +69,6 @@ class AccessLogMiddleware:
             self._logger.addHandler(stdout_handler())
             self._logger.setLevel(_INFO)
             self._logger.propagate = False
+
+
+validated(AccessLogMiddleware)

@@ -13,7 +13,7 @@ from asgi_gateway.asgi.fixed_answer import FixedAnswer
 from asgi_gateway.asgi.retry_after import retry_after_header
 from asgi_gateway.asgi.shadow import Shadow
 from asgi_gateway.asgi.targets import Target, target_app
-from asgi_gateway.context import EXCHANGE, Exchange, join_exchange
+from asgi_gateway.context import EXCHANGE, GONE, Exchange, join_exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.events import CircuitClosed, CircuitHalfOpened, CircuitOpened
 from asgi_gateway.options import validated
@@ -31,11 +31,13 @@ from asgi_gateway.types import (
     Scope,
     Send,
     StatusSet,
+    mypyc_attr,
 )
 
 CIRCUIT_OPEN: Final = Failure("circuit_open", "gateway")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class CircuitBreakerMiddleware:
     """Answer 503 at once, in place of the inner app, after it has failed too often.
 
@@ -48,7 +50,6 @@ class CircuitBreakerMiddleware:
         CircuitBreakerMiddleware(app, failure_threshold=None, failure_ratio=0.5, window=10)
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -161,7 +162,7 @@ class CircuitBreakerMiddleware:
 
         try:
             inner = self.app(scope, receive, observing)
-            del scope
+            scope = GONE
             await inner
             if begun and permit is not policy.untroubled and exchange.failure is None:
                 policy.completed(permit)
@@ -246,6 +247,9 @@ class CircuitBreakerMiddleware:
 
     def _opened(self) -> None:
         self._runtime.emit(CircuitOpened(self._runtime.service, self.policy.break_duration))
+
+
+validated(CircuitBreakerMiddleware)
 
 
 def _handshake_status(message: Message) -> int | None:

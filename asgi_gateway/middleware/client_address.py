@@ -15,7 +15,7 @@ from asgi_gateway.asgi.forwarded import elements_from_right, node_of, without_po
 from asgi_gateway.asgi.headers import get_all, names_of
 from asgi_gateway.context import CLIENT_ADDRESS, TRUSTED_PEER
 from asgi_gateway.options import validated
-from asgi_gateway.types import ASGIApp, Headers, Receive, Scope, Send
+from asgi_gateway.types import ASGIApp, Headers, Receive, Scope, Send, mypyc_attr
 
 UNIX: Final = "unix"
 """The address of a peer on a Unix socket, and how such a peer is put among the trusted proxies."""
@@ -43,6 +43,7 @@ def _proxies(entries: tuple[str, ...]) -> tuple[str, ...]:
     return entries
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ClientAddressMiddleware:
     """Put the client's address in scope: the peer's, or what a trusted proxy says of it.
 
@@ -54,7 +55,6 @@ class ClientAddressMiddleware:
         ClientAddressMiddleware(app, trusted_proxies=["10.0.0.0/8"])
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -128,6 +128,9 @@ class ClientAddressMiddleware:
         if isinstance(address, IPv6Address):
             address = address.ipv4_mapped or IPv6Address(int(address))  # the latter drops a zone
         return _Peer(str(address), any(address in network for network in self._networks), readable=True)
+
+
+validated(ClientAddressMiddleware)
 
 
 def _without_forwarded(headers: Headers, *, but: bytes | None = None) -> Headers:

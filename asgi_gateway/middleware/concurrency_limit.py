@@ -45,7 +45,6 @@ class ConcurrencyLimitMiddleware:
         ConcurrencyLimitMiddleware(app, adaptive={"latency": 0.5, "max": 200})
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -181,6 +180,9 @@ class ConcurrencyLimitMiddleware:
         if limit != self.limit.limit:
             self.limit.limit = limit
             self._pass_on(self.limit.admit())
+
+
+validated(ConcurrencyLimitMiddleware)
 
 
 class _Watch:

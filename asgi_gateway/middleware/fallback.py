@@ -33,7 +33,6 @@ class FallbackMiddleware:
         FallbackMiddleware(app, targets=[other, last_resort])
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -95,6 +94,9 @@ class FallbackMiddleware:
         """Seconds until the deadline in scope; None where there is none."""
         deadline: float | None = scope.get(DEADLINE)
         return None if deadline is None else deadline - self._clock.monotonic()
+
+
+validated(FallbackMiddleware)
 
 
 class _FallbackGate(Gate):

@@ -27,7 +27,6 @@ class FaultMiddleware:
         FaultMiddleware(app, delay=Delay(2.0, share=0.1), abort=Abort(503, share=0.01))
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -78,3 +77,6 @@ class FaultMiddleware:
             return True
         values = get_all(scope["headers"], self._header)
         return self._value in values if self._value else bool(values)
+
+
+validated(FaultMiddleware)

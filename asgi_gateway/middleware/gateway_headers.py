@@ -9,11 +9,12 @@ from asgi_gateway.asgi.headers import without
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.context import EXCHANGE, SERVICE, Exchange, join_exchange
 from asgi_gateway.runtime import Runtime
-from asgi_gateway.types import ASGIApp, Message, Receive, Scope, Send
+from asgi_gateway.types import ASGIApp, Message, Receive, Scope, Send, mypyc_attr
 
 _OURS = frozenset({b"x-gateway-service", b"x-gateway-response-time", b"x-gateway-attempts"})
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class GatewayHeadersMiddleware:
     """Set ``X-Gateway-Service``, ``X-Gateway-Response-Time`` and ``X-Gateway-Attempts`` on every response.
 

@@ -15,11 +15,12 @@ from asgi_gateway.errors import Failure
 from asgi_gateway.options import validated
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime, ServiceStatus
-from asgi_gateway.types import ASGIApp, Receive, Scope, Send
+from asgi_gateway.types import ASGIApp, Receive, Scope, Send, mypyc_attr
 
 _Report: TypeAlias = Callable[[], tuple[int, dict[str, Any]]]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class HealthMiddleware:
     """Answer three paths below `path` and pass everything else on.
 
@@ -31,7 +32,6 @@ class HealthMiddleware:
         HealthMiddleware(app, path="/health")
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -132,6 +132,9 @@ class HealthMiddleware:
             for name, service in runtime.services.items()
             if service.required and not service.usable(now)
         ]
+
+
+validated(HealthMiddleware)
 
 
 def _is_degraded(service: dict[str, Any]) -> bool:

@@ -16,13 +16,14 @@ from asgi_gateway.asgi.attempt import Gate, refuse_lost_cancellation, settled
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.hearing import Hearing
 from asgi_gateway.asgi.replay import ReplayableBody, declared_length
-from asgi_gateway.clock import EqualTimers, Timer
+from asgi_gateway.clock import Timer
 from asgi_gateway.context import ATTEMPT, EXCHANGE, RETRY_BUDGET, Exchange, join_exchange
 from asgi_gateway.options import validated
 from asgi_gateway.policies.hedge import HedgeDelay
 from asgi_gateway.policies.retry import IDEMPOTENT_METHODS
 from asgi_gateway.policies.retry_budget import DEFAULT_BUDGET, Budget
 from asgi_gateway.runtime import Runtime
+from asgi_gateway.timers import EqualTimers
 from asgi_gateway.types import ASGIApp, Message, MethodSet, PositiveSeconds, Receive, Scope, Send, Size
 
 SKIPPED: Final = ("budget", "circuit_open", "body")
@@ -39,7 +40,6 @@ class HedgeMiddleware:
         HedgeMiddleware(app, percentile=95)
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -126,6 +126,9 @@ class HedgeMiddleware:
         if reason is not None:
             self._skipped[reason].add()
         return reason is None
+
+
+validated(HedgeMiddleware)
 
 
 class _Race:

@@ -37,7 +37,6 @@ class LoadShedMiddleware:
         LoadShedMiddleware(app, max_lag=0.1)
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -108,3 +107,6 @@ class LoadShedMiddleware:
         else:
             self._watching = False
             self.policy.lag = 0.0
+
+
+validated(LoadShedMiddleware)

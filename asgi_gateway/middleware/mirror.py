@@ -34,7 +34,6 @@ class MirrorMiddleware:
         MirrorMiddleware(app, target=next_version, share=0.1)
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -122,6 +121,9 @@ class MirrorMiddleware:
         else:
             if exchange.failure is not None:
                 self._failed.add()
+
+
+validated(MirrorMiddleware)
 
 
 class _Tee:

@@ -44,7 +44,6 @@ class MockMiddleware:
         MockMiddleware(app, answers=[MockAnswer(path="/models", body={"data": []})])
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -67,3 +66,6 @@ class MockMiddleware:
                 if answer.answers(scope):
                     return answer(scope, receive, send)
         return self.app(scope, receive, send)
+
+
+validated(MockMiddleware)

@@ -17,14 +17,14 @@ from asgi_gateway.asgi.keys import by_client_address, by_function, key_function
 from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
 from asgi_gateway.asgi.retry_after import retry_after_header
 from asgi_gateway.asgi.shadow import Shadow
-from asgi_gateway.context import EXCHANGE, Exchange, join_exchange
+from asgi_gateway.context import EXCHANGE, GONE, Exchange, join_exchange
 from asgi_gateway.errors import Failure, StoreUnavailable
 from asgi_gateway.options import validated
 from asgi_gateway.policies.window import COUNTERS, Limit, Window, tightest
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.memory import BoundedMemoryStorage
-from asgi_gateway.types import ASGIApp, Headers, Message, Mode, Receive, Scope, Send
+from asgi_gateway.types import ASGIApp, Headers, Message, Mode, Receive, Scope, Send, mypyc_attr
 
 _logger = logging.getLogger("asgi_gateway.rate_limit")
 
@@ -86,6 +86,7 @@ Key: TypeAlias = Annotated[
 ]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RateLimitMiddleware:
     """Answer 429 to whoever asks more often than `limit` allows.
 
@@ -98,7 +99,6 @@ class RateLimitMiddleware:
         RateLimitMiddleware(app, limit=["10/second", "100/minute"], key="header:X-Api-Key")
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -211,7 +211,7 @@ class RateLimitMiddleware:
             inner = self.app(scope, receive, send)
         else:
             inner = self._refuse(_NO_STORE, exchange)(scope, receive, send)
-        del scope
+        scope = GONE
         await inner
 
     def _enter_counted(
@@ -255,6 +255,9 @@ class RateLimitMiddleware:
             self._addressless = True
             _logger.warning("requests without a client address are counted together")
         return "client_address", address
+
+
+validated(RateLimitMiddleware)
 
 
 def _identity(runtime: Runtime, strategy: str, limits: list[tuple[int, int]], key: object) -> str:

@@ -11,15 +11,16 @@ from pydantic import Field
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.headers import names_of, replaced
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
-from asgi_gateway.context import REQUEST_ID, request_id_var
+from asgi_gateway.context import GONE, REQUEST_ID, request_id_var
 from asgi_gateway.ids import Ready, uuid4
 from asgi_gateway.options import validated
-from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
+from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send, mypyc_attr
 
 _DEFAULT = b"x-request-id"
 _VALID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RequestIdMiddleware:
     """Keep the client's request id where it is a valid one, else make one.
 
@@ -30,7 +31,6 @@ class RequestIdMiddleware:
         RequestIdMiddleware(app)
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -64,7 +64,8 @@ class RequestIdMiddleware:
             return send(message)
 
         inner = self.app({**scope, REQUEST_ID: request_id, "headers": headers}, receive, identifying)
-        del scope, headers
+        scope = GONE
+        del headers
         await inner
         # Not in a `finally`: whoever catches an exception on its way out can still name the request.
         request_id_var.reset(token)
@@ -81,3 +82,6 @@ class RequestIdMiddleware:
             value = found[0][1]
             return headers if name == _DEFAULT else replaced(headers, name, value), value.decode("ascii")
         return [pair for pair in headers if pair not in found], None
+
+
+validated(RequestIdMiddleware)

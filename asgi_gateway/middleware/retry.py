@@ -13,12 +13,12 @@ from typing import Annotated, Final, Literal, get_args
 from pydantic import AfterValidator, Field
 
 from asgi_gateway.asgi.attempt import Discarded, Gate, refuse_lost_cancellation, settled
+from asgi_gateway.asgi.backing_off import backed_off
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.headers import get_header
 from asgi_gateway.asgi.replay import ReplayableBody, declared_length
 from asgi_gateway.asgi.retry_after import parse_retry_after
-from asgi_gateway.clock import EqualTimers
-from asgi_gateway.context import ATTEMPT, DEADLINE, EXCHANGE, RETRY_BUDGET, Exchange, join_exchange
+from asgi_gateway.context import ATTEMPT, DEADLINE, EXCHANGE, GONE, RETRY_BUDGET, Exchange, join_exchange
 from asgi_gateway.errors import Failure
 from asgi_gateway.options import validated
 from asgi_gateway.policies.backoff import DEFAULT_BACKOFF, Backoff
@@ -26,6 +26,7 @@ from asgi_gateway.policies.retry import IDEMPOTENT_METHODS, NoRetry, RetryPolicy
 from asgi_gateway.policies.retry_budget import DEFAULT_BUDGET, Budget
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
+from asgi_gateway.timers import EqualTimers
 from asgi_gateway.types import (
     ASGIApp,
     Message,
@@ -37,6 +38,7 @@ from asgi_gateway.types import (
     Send,
     Size,
     StatusSet,
+    mypyc_attr,
 )
 
 TIMED_OUT: Final = Problem(
@@ -56,6 +58,7 @@ def _retryable(statuses: frozenset[int]) -> frozenset[int]:
     return statuses
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RetryMiddleware:
     """Repeat a request that the service failed, before the client has seen anything of it.
 
@@ -67,7 +70,6 @@ class RetryMiddleware:
         RetryMiddleware(app, attempts=3, backoff=Backoff(initial=0.5))
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -150,7 +152,7 @@ class RetryMiddleware:
             exchange.failure = None
             cancelling = task.cancelling()
             gate = _RetryGate(self, scope, exchange, body, send, attempt, delay, self._timers)
-            inner = {
+            inner: Scope = {
                 **scope,
                 ATTEMPT: exchange.attempts,
                 RETRY_BUDGET: self._budget,
@@ -158,7 +160,7 @@ class RetryMiddleware:
             }
             try:
                 made = self.app(inner, body.reader() if body else receive, gate.send)
-                del scope, inner  # only the gate keeps the scope, until an answer begins
+                scope = inner = GONE  # only the gate keeps the scope, until an answer begins
                 await made
             except BaseException as error:
                 if not gate.unwound(error, task, cancelling):
@@ -172,7 +174,7 @@ class RetryMiddleware:
             refuse_lost_cancellation(task, cancelling)
             body = body or ReplayableBody(receive, 0, empty=True)
             delay = gate.delay
-            if not await self._back_off(delay, body):
+            if not await backed_off(delay, body, self._runtime.clock):
                 exchange.failure = CLIENT_LEFT
                 return
             scope = gate.scope
@@ -193,22 +195,6 @@ class RetryMiddleware:
             return None
         fits = length is None or length <= self._max_body
         return ReplayableBody(receive, self._max_body if fits else 0)
-
-    async def _back_off(self, delay: float, body: ReplayableBody) -> bool:
-        """Wait; False where the client left meanwhile.
-
-        A client can only be listened to when its body has been read: else the body is what comes next.
-        """
-        clock = self._runtime.clock
-        if delay <= 0 or not body.complete:
-            await clock.sleep(delay)
-            return True
-        try:
-            async with clock.timeout(delay):
-                await body.disconnected()
-        except TimeoutError:
-            return True
-        return False
 
     def delay(self, gate: _RetryGate, start: Message) -> float | None:
         """Seconds until the attempt after the one whose answer begins so; None where there is none."""
@@ -247,6 +233,9 @@ class RetryMiddleware:
         return decision
 
 
+validated(RetryMiddleware)
+
+
 class _RetryGate(Gate):
     """Lets no answer through that is to be followed by another attempt, and bounds the wait for one."""
 
@@ -277,9 +266,9 @@ class _RetryGate(Gate):
         self._timers = timers
         if timers is not None:
             self._task = asyncio.current_task()
-            timers.start(self)
+            timers.start(self.expire)
 
-    def __call__(self) -> None:
+    def expire(self) -> None:
         """The attempt has had its time: it is cancelled, and inner layers can see why."""
         self._timers = None
         self.expired = self.discarded = True
@@ -321,5 +310,5 @@ class _RetryGate(Gate):
 
     def _stop_timer(self) -> None:
         if self._timers is not None:
-            self._timers.cancel(self)
+            self._timers.cancel(self.expire)
             self._timers = None

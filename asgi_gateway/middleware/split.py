@@ -51,7 +51,6 @@ class SplitMiddleware:
         SplitMiddleware(app, own_weight=90, targets=[SplitTarget(canary, weight=10)])
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -97,6 +96,9 @@ class SplitMiddleware:
         if key is not None and not isinstance(key, bytes):
             key = str(key)
         return self._apps[self.policy.choose(self._random, key)](scope, receive, send)
+
+
+validated(SplitMiddleware)
 
 
 def _key_function(sticky: str | None) -> KeyFunction | None:

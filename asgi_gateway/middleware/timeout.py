@@ -9,19 +9,20 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from asgi_gateway.asgi.calls import direct
-from asgi_gateway.clock import EqualTimers
-from asgi_gateway.context import DEADLINE, EXCHANGE, Exchange, join_exchange
+from asgi_gateway.context import DEADLINE, EXCHANGE, GONE, Exchange, join_exchange
 from asgi_gateway.errors import Failure
 from asgi_gateway.options import validated
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
-from asgi_gateway.types import ASGIApp, Message, PositiveSeconds, Receive, Scope, Send
+from asgi_gateway.timers import EqualTimers
+from asgi_gateway.types import ASGIApp, Message, PositiveSeconds, Receive, Scope, Send, mypyc_attr
 
 TIMED_OUT: Final = Problem(
     504, Failure("timeout", "upstream", request_sent=True), "No answer began within the time allowed."
 )
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TimeoutMiddleware:
     """Answer 504 where no response has begun in `total` seconds, retries and their waiting included.
 
@@ -31,7 +32,6 @@ class TimeoutMiddleware:
         TimeoutMiddleware(app, total=20)
     """
 
-    @validated
     def __init__(
         self,
         app: ASGIApp,
@@ -59,7 +59,7 @@ class TimeoutMiddleware:
         deadline = due if outer is None or outer > due else outer
         try:
             inner = self.app({**scope, DEADLINE: deadline}, receive, limit.send)
-            del scope  # the limit has it, for as long as it may be needed
+            scope = GONE  # the limit has it, for as long as it may be needed
             await inner
         except asyncio.CancelledError:
             if not limit.alone():
@@ -69,6 +69,9 @@ class TimeoutMiddleware:
                 limit.close()
         if limit.expired and limit.scope is not None:
             await TIMED_OUT(limit.scope, receive, send)
+
+
+validated(TimeoutMiddleware)
 
 
 class _Limit:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.headers import names_of
-from asgi_gateway.context import TRACE, trace_id_var
+from asgi_gateway.context import GONE, TRACE, trace_id_var
 from asgi_gateway.ids import RandomHex, Ready
 from asgi_gateway.trace import TraceContext, parse_traceparent, parse_tracestate
-from asgi_gateway.types import ASGIApp, Header, Headers, Receive, Scope, Send
+from asgi_gateway.types import ASGIApp, Header, Headers, Receive, Scope, Send, mypyc_attr
 
 _TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TracingMiddleware:
     """Continue the trace of a valid ``traceparent``, else begin a new one, sampled (W3C Trace Context).
 
@@ -40,7 +41,8 @@ class TracingMiddleware:
             headers = [*headers, header]
         token = trace_id_var.set(trace.trace_id)
         inner = self.app({**scope, TRACE: trace, "headers": headers}, receive, send)
-        del scope, headers
+        scope = GONE
+        del headers
         await inner
         # Not in a `finally`: whoever catches an exception on its way out can still name the trace.
         trace_id_var.reset(token)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from asgi_gateway.clock import Clock, EqualTimers
-from asgi_gateway.context import Exchange, join_exchange
+from asgi_gateway.clock import Clock
+from asgi_gateway.context import GONE, Exchange, join_exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.client import WATCH_AFTER, Client
@@ -26,6 +26,7 @@ from asgi_gateway.proxy.transport import (
     UpstreamRequest,
     UpstreamResponse,
 )
+from asgi_gateway.timers import EqualTimers
 from asgi_gateway.types import ASGIApp, Receive, Scope, Send
 
 CLIENT_LEFT = Failure("client_disconnected", "client", request_sent=True)
@@ -92,10 +93,20 @@ class ProxyApp:
             return
         client = Client(scope, receive)
         self._watches.start(client)
+        ended: BaseException | None = None
         try:
             forwarding = self._forward(scope, send, exchange, client)
-            del scope
+            scope = GONE
             await forwarding
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            ended = error
+        self._watches.cancel(client)
+        if client.watching:
+            await client.stop_watching()
+        if ended is None:
+            return
+        try:
+            raise ended
         except ClientDisconnected:
             exchange.failure = CLIENT_LEFT
         except asyncio.CancelledError:
@@ -103,9 +114,7 @@ class ProxyApp:
                 raise
             exchange.failure = CLIENT_LEFT
         finally:
-            self._watches.cancel(client)
-            if client.watching:
-                await client.stop_watching()
+            ended = None  # it knows this frame, which would know it
 
     async def warm(self) -> None:
         """Open the connections that the service is to have from the start."""
@@ -133,6 +142,7 @@ class ProxyApp:
     async def _forward(self, scope: Scope, send: Send, exchange: Exchange, client: Client) -> None:
         clock = self._clock
         started = clock.monotonic()
+        refused: Problem | None = None
         try:
             headers, ended = self._outgoing.headers(scope)
             body, length = await client.upload(scope, ended)
@@ -144,26 +154,34 @@ class ProxyApp:
         except UpstreamError as error:
             self._failures.tell(self._endpoint, error)
             exchange.upstream_seconds = clock.monotonic() - started
-            await refusal(error)(scope, client.receive, send)
-            return
+            refused = refusal(error)
         except MalformedRequest as error:
-            await Problem(400, Failure("bad_request", "client"), f"Refused: {error}.")(
-                scope, client.receive, send
-            )
+            refused = Problem(400, Failure("bad_request", "client"), f"Refused: {error}.")
+        if refused is not None:
+            await refused(scope, client.receive, send)
             return
         exchange.upstream_status = response.status
         exchange.first_byte_seconds = clock.monotonic() - started
         trailers = request.trailers and may_have_trailers(response)
-        del scope, request, headers, ended, body, target
+        scope = GONE
+        del request, headers, ended, body, target
+        broken: BaseException | None = None
         try:
             await _pass_on(response, send, client, trailers=trailers)
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            broken = error
+        exchange.upstream_seconds = clock.monotonic() - started
+        if not response.release():
+            await response.aclose()
+        if broken is None:
+            return
+        try:
+            raise broken
         except UpstreamError as error:
             exchange.failure = error.failure
-            raise ResponseAborted(error.failure) from error
+            raise _aborted(error)  # noqa: B904 - that is what it says
         finally:
-            exchange.upstream_seconds = clock.monotonic() - started
-            if not response.release():
-                await response.aclose()
+            broken = None
 
 
 async def _pass_on(response: UpstreamResponse, send: Send, client: Client, *, trailers: bool) -> None:
@@ -186,6 +204,13 @@ async def _pass_on(response: UpstreamResponse, send: Send, client: Client, *, tr
     if trailers:
         headers = trailers_of(response)
         await send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})
+
+
+def _aborted(error: UpstreamError) -> ResponseAborted:
+    """What ``raise ... from error`` would raise, but compiled code forgets the second half of that."""
+    aborted = ResponseAborted(error.failure)
+    aborted.__cause__ = error
+    return aborted
 
 
 def refusal(error: UpstreamError) -> Problem:

@@ -29,13 +29,13 @@ class Client:
     """
 
     # The defaults stand on the class, so that making one costs next to nothing.
-    answered = False
-    watching = False
+    answered: bool = False
+    watching: bool = False
     _watcher: asyncio.Task[None] | None = None
     _forget: Callable[[], None] | None = None
-    _left = False
-    _old = False
-    _uploaded = False
+    _left: bool = False
+    _old: bool = False
+    _uploaded: bool = False
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.receive = receive

@@ -2,6 +2,7 @@
 
 from asgi_gateway.server.admin import AdminSocket, ask
 from asgi_gateway.server.alone import serve_alone
+from asgi_gateway.server.bounds import Bounds
 from asgi_gateway.server.launch import CannotStart, bind, close, end_on_signals, server_config, url_of
 from asgi_gateway.server.process import Settings
 from asgi_gateway.server.protocol import HttpProtocol
@@ -11,6 +12,7 @@ from asgi_gateway.server.websocket import WebSocketLimits
 
 __all__ = [
     "AdminSocket",
+    "Bounds",
     "CannotStart",
     "HttpProtocol",
     "Server",

@@ -92,7 +92,7 @@ class Cycle:
         else:
             self._body = [body]
         self.received = received = self.received + len(body)
-        if received - self._taken > self._protocol.buffer:
+        if received - self._taken > self._protocol.bounds.buffer:
             self._protocol.pause_reading()
         if self.waiters:
             self.wake()

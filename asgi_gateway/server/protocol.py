@@ -36,6 +36,7 @@ from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from asgi_gateway.context import ON_DISCONNECT
+from asgi_gateway.server.bounds import BOUNDS, Bounds
 from asgi_gateway.server.cycle import Cycle
 from asgi_gateway.server.head import PLAIN, Head, Refused, read_head, read_target
 from asgi_gateway.server.lines import STATUS_LINES
@@ -52,7 +53,11 @@ _logger = logging.getLogger("uvicorn.error")
 
 
 class HttpProtocol(asyncio.Protocol):
-    """One client connection; see the head of this file. Subclass it to set other bounds."""
+    """One client connection; see the head of this file.
+
+    Other bounds are set by ``functools.partial(HttpProtocol, bounds=Bounds(...))``, which uvicorn takes for
+    its class.
+    """
 
     # With more than 30 attributes a dictionary would take 2 KiB a connection.
     __slots__ = (
@@ -81,6 +86,7 @@ class HttpProtocol(asyncio.Protocol):
         "_url",
         "_waiting",
         "app_state",
+        "bounds",
         "config",
         "good_names",
         "loop",
@@ -91,35 +97,14 @@ class HttpProtocol(asyncio.Protocol):
         "write_paused",
     )
 
-    max_target = 16 * 1024
-    """Bytes of a request target; more is 414."""
-    max_header = 32 * 1024
-    """Bytes of one header's value; more is 431."""
-    max_headers = 128
-    """Headers of a request, and its trailers; more is 431."""
-    max_head = 64 * 1024
-    """Bytes of a request's whole head, and of trailers and chunk extensions at a time; more is 431."""
-    max_pipelined = 64
-    """Requests that may wait behind the one in progress; more is 400."""
-    read_ahead = 8
-    """Requests behind the one in progress until reading stops; from then on a client's end is not seen."""
-    head_timeout = 10.0
-    """Seconds from a new connection, or a head's first byte, to the head's end."""
-    body_interval = 10.0
-    """Seconds in which a body that somebody waits for must bring `body_minimum`."""
-    body_minimum = 2400
-    """Bytes; with the interval of 10 s, 240 a second."""
-    linger = 2.0
-    """Seconds in which a client that still uploads may read an answer that ends the connection."""
-    buffer = 64 * 1024
-    """Bytes of a body that wait for the app before reading stops."""
-
     def __init__(
         self,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        bounds: Bounds = BOUNDS,
     ) -> None:
         """What a connection knows, in one place and long for it.
 
@@ -127,7 +112,8 @@ class HttpProtocol(asyncio.Protocol):
         """
         if not config.loaded:
             config.load()
-        self.config = config
+        self.config: Any = config  # compiled code would hold it to its annotations, and 0.5 s is no int
+        self.bounds = bounds
         self.server_state = server_state
         self.app_state = app_state
         self.loop = loop = _loop or asyncio.get_event_loop()
@@ -135,7 +121,7 @@ class HttpProtocol(asyncio.Protocol):
         self.write_paused = False
         self.good_names = b""
         """The names of a response's headers that were looked at last."""
-        self._small = min(self.max_target, self.max_header)
+        self._small = min(bounds.max_target, bounds.max_header)
         """Bytes of a head in which nothing can be too long."""
         asked = config.limit_concurrency is not None or config.reset_contextvars
         self._plain = not asked and loop.get_task_factory() is None
@@ -194,7 +180,7 @@ class HttpProtocol(asyncio.Protocol):
             "state": {},
         }
         self._parser = httptools.HttpRequestParser(self)
-        self._expect_within(self.head_timeout)
+        self._expect_within(self.bounds.head_timeout)
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
@@ -220,10 +206,11 @@ class HttpProtocol(asyncio.Protocol):
                 self._unfinished(begins=begins)
 
     def _unfinished(self, *, begins: bool) -> None:
-        if self._received > self.max_head:
+        if self._received > self.bounds.max_head:
             self._refuse(Refused(431, "the head, or what lies between two pieces of body, is too large"))
         elif begins or self._due is None:  # or the one before it ended in the same segment
-            self._expect_within(self.head_timeout if self._receiving is None else self.body_interval)
+            bounds = self.bounds
+            self._expect_within(bounds.head_timeout if self._receiving is None else bounds.body_interval)
 
     def eof_received(self) -> None:
         """The client sends no more; the transport closes, as a client that half-closes counts as gone."""
@@ -314,7 +301,7 @@ class HttpProtocol(asyncio.Protocol):
         url.clear()
         headers: Headers = self._headers  # type: ignore[assignment] # no deque before a chunked body
         self._headers = []
-        if self._received + self._ahead > self._small or len(headers) > self.max_headers:
+        if self._received + self._ahead > self._small or len(headers) > self.bounds.max_headers:
             self._check_size(target, headers)
         self._received = 0
         parser = self._parser
@@ -371,16 +358,18 @@ class HttpProtocol(asyncio.Protocol):
             cycle.scope["extensions"] = {"http.response.early_hint": {}, "http.response.trailers": {}}
         cycle.expects_continue = head.expects_continue
         if head.chunked:
-            self._headers = self._trailers = deque(maxlen=self.max_headers + 1)  # which are only counted
+            self._headers = self._trailers = deque(
+                maxlen=self.bounds.max_headers + 1
+            )  # which are only counted
 
     def _check_size(self, target: bytes, headers: Headers) -> None:
-        if len(target) > self.max_target:
+        if len(target) > self.bounds.max_target:
             raise Refused(414, "the request target is too long")
-        if len(headers) > self.max_headers:
+        if len(headers) > self.bounds.max_headers:
             raise Refused(431, "too many headers")
-        if any(len(value) > self.max_header for _, value in headers):
+        if any(len(value) > self.bounds.max_header for _, value in headers):
             raise Refused(431, "a header is too large")
-        if sum(len(name) + len(value) + 4 for name, value in headers) > self.max_head:
+        if sum(len(name) + len(value) + 4 for name, value in headers) > self.bounds.max_head:
             raise Refused(431, "the head is too large")
 
     def on_body(self, body: bytes) -> None:
@@ -407,7 +396,7 @@ class HttpProtocol(asyncio.Protocol):
         self._headers = []
         self._received = 0
         size = sum(len(name) + len(value) for name, value in trailers)
-        if len(trailers) > self.max_headers or size > self.max_head:
+        if len(trailers) > self.bounds.max_headers or size > self.bounds.max_head:
             raise Refused(431, "too many or too large trailers")
 
     # Requests in turn
@@ -415,9 +404,9 @@ class HttpProtocol(asyncio.Protocol):
     def _queue(self, cycle: Cycle) -> None:
         """Let a request that came before its turn wait, and read no more until it is answered."""
         self._waiting.append(cycle)
-        if len(self._waiting) > self.read_ahead:
+        if len(self._waiting) > self.bounds.read_ahead:
             self.pause_reading()
-        if len(self._waiting) > self.max_pipelined:
+        if len(self._waiting) > self.bounds.max_pipelined:
             raise Refused(400, "too many requests at once")
 
     def _start(self, cycle: Cycle) -> None:
@@ -467,7 +456,7 @@ class HttpProtocol(asyncio.Protocol):
         self._read_paused = False
         self.transport.resume_reading()
         self.transport.write_eof()
-        self._expect_within(self.linger)
+        self._expect_within(self.bounds.linger)
 
     def abort(self, cycle: Cycle) -> None:
         """Break the connection so that the response in progress cannot be taken for whole.
@@ -564,7 +553,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def _judge_upload(self, cycle: Cycle) -> None:
         brought, cycle.judged = cycle.received - cycle.judged, cycle.received
-        if self._read_paused or brought >= self.body_minimum:
-            self._expect_within(self.body_interval)
+        if self._read_paused or brought >= self.bounds.body_minimum:
+            self._expect_within(self.bounds.body_interval)
         else:
             self._refuse(Refused(408, "the body comes too slowly"))

@@ -10,7 +10,7 @@ from tests.benchmarks.peers.classic import HAPROXY
 from tests.benchmarks.peers.envoy import ENVOY, ENVOY_POLICIES
 from tests.benchmarks.peers.libraries import AIOHTTP, HTTPX
 from tests.benchmarks.peers.model_gateways import LITELLM_PROXY, PORTKEY
-from tests.benchmarks.peers.ours import BARE, COMPILED_BARE, COMPILED_WHOLE, WHOLE, layered
+from tests.benchmarks.peers.ours import BARE, SOURCE_BARE, SOURCE_WHOLE, WHOLE, layered
 from tests.benchmarks.peers.peer import Peer
 from tests.benchmarks.works import SMALL_POST
 
@@ -103,13 +103,13 @@ def _gib(template: str, *, inverted: bool = False) -> Callable[[Figures], float]
 def layer_us(figures: Figures, layers: int) -> float:
     """What each of so many pass-through layers costs in CPU time."""
     without, with_them = (
-        _of(figures, "layers", SMALL_POST.name, peer, "cpu_us") for peer in (BARE, layered(layers))
+        _of(figures, "layers", SMALL_POST.name, peer, "cpu_us") for peer in (SOURCE_BARE, layered(layers))
     )
     return (with_them - without) / layers
 
 
 def _bars_of(bare: Peer, whole: Peer, how: str = "") -> list[Bar]:
-    """Those that both the gateway as it is and the compiled one are held to."""
+    """Those that the gateway as it is installed is held to, and the one that is not compiled as well."""
     return [
         _speed(f"bare{how}, of Envoy", bare, ENVOY, 0.8),
         _speed(f"bare{how}, of a plain aiohttp proxy", bare, AIOHTTP, 2.2),
@@ -132,7 +132,7 @@ def _bars_of(bare: Peer, whole: Peer, how: str = "") -> list[Bar]:
 
 BARS = [
     *_bars_of(BARE, WHOLE),
-    *_bars_of(COMPILED_BARE, COMPILED_WHOLE, ", compiled"),
+    *_bars_of(SOURCE_BARE, SOURCE_WHOLE, ", not compiled"),
     Bar("open streams served, of those asked for", 1, _served),
     Bar(
         "small requests beside open streams, of without",

@@ -1,10 +1,10 @@
 """The protocol class of `asgi-gateway run`, in a hurry."""
 
-from asgi_gateway.server import HttpProtocol
+from functools import partial
 
+from asgi_gateway.server import Bounds, HttpProtocol
 
-class FastProtocol(HttpProtocol):
-    """Bounds of time that a test can wait for."""
+BOUNDS = Bounds(head_timeout=1.0, body_interval=1.0)
+"""Bounds of time that a test can wait for."""
 
-    head_timeout = 1.0
-    body_interval = 1.0
+FastProtocol = partial(HttpProtocol, bounds=BOUNDS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from asgi_gateway.testing import behaviours
 from tests.faults.client import LEAVING, Client, Leaving, ask, connected
-from tests.faults.fast import FastProtocol
+from tests.faults.fast import BOUNDS
 from tests.faults.walk import PATIENT, SERVERS, SOON, Service, Walk
 from tests.servers import COMMANDS
 
@@ -81,11 +81,11 @@ async def _dribble(client: Client, beginning: bytes) -> None:
 
 
 SLOW: dict[Callable[[Walk, Client], Awaitable[None]], tuple[bytes, float]] = {
-    say_nothing: (b"", FastProtocol.head_timeout),
-    stop_inside_a_head: (b"HTTP/1.1 408", FastProtocol.head_timeout),
-    dribble_a_head: (b"HTTP/1.1 408", FastProtocol.head_timeout),
-    stop_inside_a_body: (b"HTTP/1.1 408", 2 * FastProtocol.body_interval),
-    dribble_a_body: (b"HTTP/1.1 408", 2 * FastProtocol.body_interval),
+    say_nothing: (b"", BOUNDS.head_timeout),
+    stop_inside_a_head: (b"HTTP/1.1 408", BOUNDS.head_timeout),
+    dribble_a_head: (b"HTTP/1.1 408", BOUNDS.head_timeout),
+    stop_inside_a_body: (b"HTTP/1.1 408", 2 * BOUNDS.body_interval),
+    dribble_a_body: (b"HTTP/1.1 408", 2 * BOUNDS.body_interval),
 }
 """What slow clients do, how they are answered, and after how many seconds at most."""
 

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
-from asgi_gateway.server import HttpProtocol
+from asgi_gateway.server import Bounds, HttpProtocol
 from asgi_gateway.testing import RawClient, read_body, serve
 from asgi_gateway.types import Receive, Scope, Send
 
@@ -271,11 +272,9 @@ async def test_default_headers_do_not_double_an_apps_own() -> None:
     assert (await ask(Recorder(), raw, date_header=True)).lower().count(b"date:") == 1
 
 
-class Impatient(HttpProtocol):
-    head_timeout = 0.2
-    body_interval = 0.2
-    body_minimum = 100
-    linger = 0.2
+Impatient = partial(
+    HttpProtocol, bounds=Bounds(head_timeout=0.2, body_interval=0.2, body_minimum=100, linger=0.2)
+)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from tests.benchmarks.peers.model_gateways import LITELLM_PROXY, PORTKEY
 from tests.benchmarks.peers.ours import (
     BARE,
     BARE_ROOMY,
-    COMPILED_BARE,
-    COMPILED_WHOLE,
-    COMPILED_WHOLE_ROOMY,
     OTHER_SERVERS,
+    SOURCE_BARE,
+    SOURCE_WHOLE,
+    SOURCE_WHOLE_ROOMY,
     WHOLE,
     WHOLE_ROOMY,
     layered,
@@ -36,15 +36,15 @@ ALL = [
     ASGI_PROXY_LIB,
     BARE,
     WHOLE,
-    COMPILED_BARE,
-    COMPILED_WHOLE,
+    SOURCE_BARE,
+    SOURCE_WHOLE,
     *OTHER_SERVERS,
 ]
 
 YARDSTICKS = [HAPROXY, ENVOY, ENVOY_POLICIES, BARE, WHOLE]
 """Whose weight is compared."""
 
-STREAMING = [HAPROXY_NO_DELAY, ENVOY, ENVOY_POLICIES, BARE_ROOMY, WHOLE_ROOMY, COMPILED_WHOLE_ROOMY]
+STREAMING = [HAPROXY_NO_DELAY, ENVOY, ENVOY_POLICIES, BARE_ROOMY, WHOLE_ROOMY, SOURCE_WHOLE_ROOMY]
 """Whose streams are compared."""
 
-LAYERED = [BARE, layered(1), layered(5), layered(10)]
+LAYERED = [SOURCE_BARE, layered(1), layered(5), layered(10)]

@@ -13,5 +13,5 @@ LITELLM = Path(os.environ.get("BENCHMARK_LITELLM") or _CACHE / "litellm")
 NODE = Path(os.environ.get("BENCHMARK_NODE") or _CACHE / "node")
 """A folder that npm has installed into."""
 
-COMPILED = Path(os.environ.get("BENCHMARK_COMPILED") or _CACHE / "compiled")
-"""A virtual environment with the gateway whose core is compiled."""
+INSTALLED = Path(os.environ.get("BENCHMARK_INSTALLED") or _CACHE / "installed")
+"""A virtual environment with the gateway as it is installed, compiled."""

@@ -10,14 +10,14 @@ from typing import Any
 
 import yaml
 
-from tests.benchmarks.peers.folders import COMPILED
+from tests.benchmarks.peers.folders import INSTALLED
 from tests.benchmarks.peers.peer import Peer, Place, no_file, no_module
 
 Config = dict[str, Any]
 
 _FILE = Path(__file__).parents[3] / "config" / "gateway.yaml"
 _PREFIX = "/api/ai"
-_COMPILED_PYTHON = COMPILED / "bin" / "python"
+_INSTALLED_PYTHON = INSTALLED / "bin" / "python"
 _OUT_OF_REACH = "1000000000/minute"
 _UVICORN = ["--no-proxy-headers", "--no-server-header", "--no-date-header", "--timeout-keep-alive", "75"]
 
@@ -62,7 +62,7 @@ def _write(place: Place, config: Config) -> str:
     return place.write("gateway.yaml", yaml.safe_dump(config, sort_keys=False))
 
 
-def _run(config: Callable[[int], Config]) -> Callable[[Place], list[str]]:
+def _run_source(config: Callable[[int], Config]) -> Callable[[Place], list[str]]:
     def command(place: Place) -> list[str]:
         file = _write(place, config(place.service))
         return [sys.executable, "-m", "asgi_gateway", "run", file, "--port", str(place.port)]
@@ -70,11 +70,11 @@ def _run(config: Callable[[int], Config]) -> Callable[[Place], list[str]]:
     return command
 
 
-def _run_compiled(config: Callable[[int], Config]) -> Callable[[Place], list[str]]:
+def _run_installed(config: Callable[[int], Config]) -> Callable[[Place], list[str]]:
     def command(place: Place) -> list[str]:
         file = _write(place, config(place.service))
         # -I, so that what is installed there is run, and not the source that lies here.
-        return [str(_COMPILED_PYTHON), "-I", "-m", "asgi_gateway", "run", file, "--port", str(place.port)]
+        return [str(_INSTALLED_PYTHON), "-I", "-m", "asgi_gateway", "run", file, "--port", str(place.port)]
 
     return command
 
@@ -102,28 +102,28 @@ def _under_granian(config: Callable[[int], Config]) -> Callable[[Place], list[st
 
 
 def layered(layers: int) -> Peer:
-    """The bare proxy behind so many layers that do nothing."""
+    """The bare proxy behind so many layers that do nothing, not compiled."""
     name = f"asgi_gateway, {layers} layer{'s' * (layers != 1)}"
-    return Peer(name, _run(lambda service: bare_config(service, layers=layers)), prefix=_PREFIX)
+    return Peer(name, _run_source(lambda service: bare_config(service, layers=layers)), prefix=_PREFIX)
 
 
-BARE = Peer("asgi_gateway, bare", _run(bare_config), prefix=_PREFIX)
-WHOLE = Peer("asgi_gateway, config/gateway.yaml", _run(whole_config), prefix=_PREFIX)
-COMPILED_BARE, COMPILED_WHOLE = (
+SOURCE_BARE, SOURCE_WHOLE = (
+    Peer(f"asgi_gateway, not compiled, {what}", _run_source(config), prefix=_PREFIX)
+    for what, config in (("bare", bare_config), ("config/gateway.yaml", whole_config))
+)
+BARE, WHOLE = (
     Peer(
-        peer.name.replace("asgi_gateway", "asgi_gateway, compiled"),
-        _run_compiled(config),
-        f"python3 -m venv {COMPILED} && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 {COMPILED}/bin/pip install .",
-        no_file(_COMPILED_PYTHON),
+        peer.name.replace(", not compiled", ""),
+        _run_installed(config),
+        f"python3 -m venv {INSTALLED} && {INSTALLED}/bin/pip install .",
+        no_file(_INSTALLED_PYTHON),
         _PREFIX,
     )
-    for peer, config in ((BARE, bare_config), (WHOLE, whole_config))
+    for peer, config in ((SOURCE_BARE, bare_config), (SOURCE_WHOLE, whole_config))
 )
-BARE_ROOMY = replace(BARE, command=_run(lambda service: roomy(bare_config(service))))
-WHOLE_ROOMY = replace(WHOLE, command=_run(lambda service: roomy(whole_config(service))))
-COMPILED_WHOLE_ROOMY = replace(
-    COMPILED_WHOLE, command=_run_compiled(lambda service: roomy(whole_config(service)))
-)
+BARE_ROOMY = replace(BARE, command=_run_installed(lambda service: roomy(bare_config(service))))
+WHOLE_ROOMY = replace(WHOLE, command=_run_installed(lambda service: roomy(whole_config(service))))
+SOURCE_WHOLE_ROOMY = replace(SOURCE_WHOLE, command=_run_source(lambda service: roomy(whole_config(service))))
 
 OTHER_SERVERS = [
     Peer(f"{peer.name}, {server}", command(config), install, missing, _PREFIX)
@@ -131,5 +131,5 @@ OTHER_SERVERS = [
         ("uvicorn's own protocol", _under_uvicorn, "", no_module("uvicorn")),
         ("granian", _under_granian, "pip install granian", no_module("granian")),
     )
-    for peer, config in ((BARE, bare_config), (WHOLE, whole_config))
+    for peer, config in ((SOURCE_BARE, bare_config), (SOURCE_WHOLE, whole_config))
 ]

@@ -1,5 +1,5 @@
-from asgi_gateway.clock import EqualTimers
 from asgi_gateway.testing import ManualClock
+from asgi_gateway.timers import EqualTimers
 
 
 class Called:
