@@ -6,14 +6,14 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Hashable
 from os.path import commonprefix
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal
 
 from limits import parse_many
-from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.headers import without
-from asgi_gateway.asgi.keys import by_client_address, by_function, key_function
+from asgi_gateway.asgi.keys import Key, by_client_address, key_function, key_name
 from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
 from asgi_gateway.asgi.retry_after import retry_after_header
 from asgi_gateway.asgi.shadow import Shadow
@@ -68,22 +68,9 @@ def _affordable(cost: int, known: ValidationInfo) -> int:
     return cost
 
 
-def _checked_key(key: str | Callable[[Scope], str | None]) -> str | Callable[[Scope], str | None]:
-    if isinstance(key, str):
-        key_function(key)
-    return key
-
-
 def _checked_path(pattern: str) -> str:
     PathPattern(pattern)
     return pattern
-
-
-Key: TypeAlias = Annotated[
-    str | Callable[[Scope], str | None],
-    AfterValidator(_checked_key),
-    WithJsonSchema({"type": "string", "examples": ["client_address", "header:X-Api-Key", "path", "service"]}),
-]
 
 
 class RateLimitMiddleware:
@@ -119,7 +106,8 @@ class RateLimitMiddleware:
             Key,
             Field(
                 description="What is counted apart: client_address, path, service, header:<name>, or a "
-                "function <package.module>:<function> of the ASGI scope."
+                "function <package.module>:<function> of the ASGI scope; or a list of these, each "
+                "combination apart."
             ),
         ] = "client_address",
         cost: Annotated[
@@ -149,7 +137,7 @@ class RateLimitMiddleware:
         self.app = direct(app)
         runtime = runtime or Runtime()
         self.limits = [Limit(COUNTERS[strategy], *each) for each in _all_parsed(limit)]
-        self._key = key_function(key) if isinstance(key, str) else by_function(key)
+        self._key = key_function(key)
         self._exempt = [PathPattern(pattern) for pattern in exempt]
         # One search for how all exempt paths begin rules most others out. Where none is exempt, it is for
         # what hardly a path holds.
@@ -249,19 +237,17 @@ class RateLimitMiddleware:
         return False
 
     def _address_instead(self, scope: Scope) -> Hashable:
-        """A key that no header value can be made to equal."""
+        """A key that no header value can be made to equal, nor several: none of them is None."""
         address = by_client_address(scope)
         if address is None and not self._addressless:
             self._addressless = True
             _logger.warning("requests without a client address are counted together")
-        return "client_address", address
+        return None, address
 
 
-def _identity(runtime: Runtime, strategy: str, limits: list[tuple[int, int]], key: object) -> str:
+def _identity(runtime: Runtime, strategy: str, limits: list[tuple[int, int]], key: Key) -> str:
     """What a limiter is known by in other processes and after a reload: where it stands, what it counts."""
-    kind = key if callable(key) else None
-    named = f"{kind.__module__}:{getattr(kind, '__qualname__', type(kind).__qualname__)}" if kind else key
-    return repr((runtime.service, runtime.twin, strategy, limits, named))
+    return repr((runtime.service, runtime.twin, strategy, limits, key_name(key)))
 
 
 def _reporting(exchange: Exchange, own: Window, send: Send) -> Send:

@@ -97,9 +97,7 @@ class Store:
             link = self._link
             if link is None:
                 link = await self._opened()
-            text = key if isinstance(key, str) else f"\0{key!r}"
-            digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-            named = base + digest.encode()
+            named = base + name_of(key)
             try:
                 reply = await run(link, tuple([named + end for end in ends]), arguments)
             except StoreUnavailable as error:
@@ -228,6 +226,13 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<Store {self.address} {'degraded' if self.degraded else 'in use' if self._link else 'idle'}>"
+
+
+def name_of(key: Hashable) -> bytes:
+    """A hash of a key, of every key another: of text as it is, of anything else as Python writes it."""
+    text, kind = (key, b"") if isinstance(key, str) else (repr(key), b"r")
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return digest.encode() + kind
 
 
 def _terms(kind: type[Any], amount: int, period: int) -> tuple[bytes, bytes, bytes]:

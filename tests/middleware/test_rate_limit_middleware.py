@@ -145,6 +145,8 @@ async def test_a_forwarded_header_alone_makes_no_new_client(runtime: Runtime):
         ("service", {SERVICE: "ai"}, {SERVICE: "data"}),
         (f"{__name__}:by_plan", {"plan": "gold"}, {"plan": "free"}),
         (by_plan, {"plan": "gold"}, {"plan": "free"}),
+        (["path", by_plan], {"path": "/a", "plan": "gold"}, {"path": "/a", "plan": "free"}),
+        (["path", by_plan], {"path": "/a", "plan": "gold"}, {"path": "/b", "plan": "gold"}),
     ],
 )
 async def test_what_is_counted_can_be_chosen(key: Any, one: Any, other: Any, runtime: Runtime):
@@ -163,6 +165,26 @@ async def test_no_header_value_counts_against_an_address(runtime: Runtime):
     app = limited(runtime, limit="1/minute", key="header:X-Api-Key")
     assert await ask(app, 1, headers=[(b"x-api-key", b"192.0.2.1")]) == [200]
     assert await ask(app, 1, client=("192.0.2.1", 1)) == [200]
+
+
+async def test_no_combination_counts_against_an_address(runtime: Runtime):
+    app = limited(runtime, limit="1/minute", key=["header:X-A", "header:X-B"])
+    headers = [(b"x-a", b"client_address"), (b"x-b", b"192.0.2.1")]
+    assert await ask(app, 2, headers=headers) == [200, 429]
+    assert await ask(app, 2, client=("192.0.2.1", 1)) == [200, 429]
+
+
+@pytest.mark.parametrize(
+    ("policy", "statuses"),
+    [("client_address", [200, 429]), ("reject", [400, 400]), ("skip", [200, 200])],
+)
+async def test_without_one_of_several_keys_it_is_as_without_the_key(
+    policy: str, statuses: list[int], runtime: Runtime
+):
+    app = limited(
+        runtime, limit="1/minute", key=["client_address", "header:X-Api-Key"], on_missing_key=policy
+    )
+    assert await ask(app, 2) == statuses
 
 
 async def test_without_the_key_a_request_can_be_rejected(runtime: Runtime):
@@ -364,6 +386,8 @@ async def test_other_scopes_pass_through(kind: str):
         ({"strategy": "token_bucket"}, "sliding_window"),
         ({"key": "ip"}, "expected client_address, path, service, header"),
         ({"key": "no.such.module:key"}, "cannot import the key function"),
+        ({"key": ["path", "ip"]}, "expected client_address, path, service, header"),
+        ({"key": []}, "at least 1 item"),
         ({"exempt": ["health"]}, "must begin with a slash"),
         ({"cost": 0}, "greater than or equal to 1"),
         ({"on_missing_key": "ignore"}, "client_address"),

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asgi_gateway.clock import SystemClock
@@ -21,7 +21,7 @@ from asgi_gateway.stores.embedded import EmbeddedServer
 from asgi_gateway.stores.links import open_link
 from asgi_gateway.stores.pipe import Pipe, connect
 from asgi_gateway.stores.script import Script
-from asgi_gateway.stores.store import Store
+from asgi_gateway.stores.store import Store, name_of
 from asgi_gateway.stores.url import parse_store_url
 from asgi_gateway.testing import ScriptedApp, request, settle
 from tests.stores.conftest import Way, valkey
@@ -90,6 +90,34 @@ async def test_keys_of_other_types_are_other_keys(server: EmbeddedServer, open_s
     hit = open_store(server.url).limiter("one", LIMIT, 1)
     for key in ("a", b"a", ("client_address", "a"), "b'a'", "\udcff"):
         assert (await hit(key)).remaining == 99
+
+
+PARTS = st.one_of(st.text("a\0'(),\\\udcff", max_size=4), st.binary(max_size=2))
+KEYS = st.one_of(PARTS, st.tuples(PARTS, PARTS), st.tuples(st.none(), PARTS))
+
+
+@given(one=KEYS, other=KEYS)
+@example(one="\0('a', 'b')", other=("a", "b"))
+@example(one="('a', 'b')", other=("a", "b"))
+@example(one=("a', 'b", "c"), other=("a", "b', 'c"))
+def test_every_key_has_a_name_of_its_own(one: object, other: object):
+    assert (name_of(one) == name_of(other)) == (one == other)
+
+
+async def test_combinations_are_counted_apart_over_the_store(server: EmbeddedServer, open_store: Open):
+    apps = [
+        RateLimitMiddleware(
+            ScriptedApp(200),
+            limit="1/minute",
+            key=["header:X-A", "header:X-B"],
+            runtime=Runtime(state=open_store(server.url)),
+        )
+        for _ in range(2)
+    ]
+    for one, other in [(b"a", b"b"), (b"a', 'b", b"c"), (b"a", b"b', 'c"), (b"None", b"127.0.0.1")]:
+        headers = [(b"x-a", one), (b"x-b", other)]
+        assert [(await request(app, headers=headers)).status for app in apps] == [200, 429]
+    assert [(await request(app)).status for app in apps] == [200, 429], "without a part: by address"
 
 
 async def test_what_it_keeps_expires_by_itself_and_holds_no_key_of_a_client(
