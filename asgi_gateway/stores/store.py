@@ -12,7 +12,7 @@ from typing import Any, Final
 from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.events import StoreFailed, StoreRecovered
 from asgi_gateway.policies.circuit_breaker import CircuitBreaker
-from asgi_gateway.policies.window import COUNTERS, Limit, Window
+from asgi_gateway.policies.window import COUNTERS, Limit, Settle, Window
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.breakers import SharedBreakers
 from asgi_gateway.stores.embedded import EmbeddedServer
@@ -62,6 +62,7 @@ class Store:
         self._clock = runtime.clock
         self._emit = runtime.emit
         self._failures = runtime.counter("store_failures_total")
+        self._lost_settlements = runtime.counter("store_settlements_lost_total")
         self._degraded = runtime.counter("store_degraded")  # 1 while the store cannot be used, else 0
         self._windows = Script("windows.lua")
         self._breakers = SharedBreakers(self.call, self._clock, self._prefix)
@@ -87,26 +88,38 @@ class Store:
         `StoreUnavailable`. Keys are kept as hashes: they may be secrets of clients.
         """
         self._used = True
-        base = b"%b:%b:{" % (self._prefix, hashlib.blake2b(name.encode(), digest_size=8).hexdigest().encode())
-        ends = tuple(b"}:%d" % place for place in range(len(limits)))
-        terms = [part for kind, amount, period in limits for part in _terms(kind, amount, period)]
-        arguments = (b"", b"%d" % cost, *terms)
-        run = self._windows.run
+        keys_of, terms = self._keys_of(name, limits), _terms(limits)
+        arguments = (b"", b"%d" % cost, b"hit", *terms)
 
         async def hit(key: Hashable) -> Window:
-            link = self._link
-            if link is None:
-                link = await self._opened()
-            named = base + name_of(key)
-            try:
-                reply = await run(link, tuple([named + end for end in ends]), arguments)
-            except StoreUnavailable as error:
-                self._fail(str(error))
-                raise
-            limit, remaining, reset_after, retry_after = reply
+            limit, remaining, reset_after, retry_after = await self._count(keys_of(key), arguments)
             return Window(limit, remaining, float(reset_after), float(retry_after))
 
         return hit
+
+    def reserver(
+        self, name: str, limits: Sequence[Limit], cost: int
+    ) -> Callable[[Hashable], Awaitable[tuple[Window, Settle]]]:
+        """`limiter` where `cost` is only reserved, and what it really was is told later.
+
+        Nobody waits for that. A store that fails then loses the difference, which
+        ``store_settlements_lost_total`` counts.
+        """
+        self._used = True
+        keys_of, terms = self._keys_of(name, limits), _terms(limits)
+        arguments = (b"", b"%d" % cost, b"reserve", *terms)
+
+        async def reserve(key: Hashable) -> tuple[Window, Settle]:
+            keys = keys_of(key)
+            limit, remaining, reset_after, retry_after, at = await self._count(keys, arguments)
+
+            def settle(actual: int) -> None:
+                if actual != cost:
+                    self._settle(keys, (b"", b"%d" % (actual - cost), at, *terms))
+
+            return Window(limit, remaining, float(reset_after), float(retry_after)), settle
+
+        return reserve
 
     def breaker(
         self, name: str, breaker: CircuitBreaker, opened: Callable[[], None]
@@ -123,6 +136,37 @@ class Store:
         except StoreUnavailable as error:
             self._fail(str(error))
             raise
+
+    def _keys_of(self, name: str, limits: Sequence[Limit]) -> Callable[[Hashable], tuple[bytes, ...]]:
+        """What a key is called in the store, once for each limit."""
+        base = b"%b:%b:{" % (self._prefix, hashlib.blake2b(name.encode(), digest_size=8).hexdigest().encode())
+        ends = tuple(b"}:%d" % place for place in range(len(limits)))
+
+        def keys_of(key: Hashable) -> tuple[bytes, ...]:
+            named = base + name_of(key)
+            return tuple([named + end for end in ends])
+
+        return keys_of
+
+    async def _count(self, keys: tuple[bytes, ...], arguments: tuple[bytes, ...]) -> Any:
+        link = self._link
+        if link is None:
+            link = await self._opened()
+        try:
+            return await self._windows.run(link, keys, arguments)
+        except StoreUnavailable as error:
+            self._fail(str(error))
+            raise
+
+    def _settle(self, keys: tuple[bytes, ...], arguments: tuple[bytes, ...]) -> None:
+        if self._link is None:
+            self._lost_settlements.add()
+        else:
+            self._windows.post(self._link, keys, arguments).add_done_callback(self._settled)
+
+    def _settled(self, answer: asyncio.Future[Any]) -> None:
+        if answer.exception() is not None:
+            self._lost_settlements.add()
 
     async def start(self) -> None:
         """Connect if something needs the store; one that cannot be used is looked at from then on."""
@@ -178,7 +222,7 @@ class Store:
         link = await open_link(self.address, self._clock, self.timeout, self._lost)
         try:
             key = b"%b:probe" % self._prefix
-            await self._windows.run(link, (key,), (b"", b"1", b"fixed_window", b"1000000000", b"1"))
+            await self._windows.run(link, (key,), (b"", b"1", b"hit", b"fixed_window", b"1000000000", b"1"))
         except BaseException:
             link.close()
             raise
@@ -235,5 +279,8 @@ def name_of(key: Hashable) -> bytes:
     return digest.encode() + kind
 
 
-def _terms(kind: type[Any], amount: int, period: int) -> tuple[bytes, bytes, bytes]:
-    return _NAMES[kind], b"%d" % amount, b"%d" % period
+def _terms(limits: Sequence[Limit]) -> list[bytes]:
+    """The limits as the script is told them."""
+    return [
+        part for kind, amount, period in limits for part in (_NAMES[kind], b"%d" % amount, b"%d" % period)
+    ]

@@ -1,8 +1,12 @@
 -- Counts one request with every limit if each allows it, else with none; says the tightest window.
+-- Or settles what one has cost that was counted before.
 --
 -- KEYS   one a limit, all in one slot
--- ARGV   the time in seconds, empty for the store's own; the cost; then kind, amount and period of each limit
--- reply  {limit, remaining, reset_after, retry_after}, the last two as texts
+-- ARGV   the time in seconds, empty for the store's own; the cost; what to do: 'hit', 'reserve', or with the
+--        time of a reservation to settle it, the cost then being the difference; then kind, amount and period
+--        of each limit
+-- reply  {limit, remaining, reset_after, retry_after}, the last two as texts; of a reservation its time too;
+--        of a settlement nothing
 --
 -- The arithmetic is that of asgi_gateway/policies/window.py, line for line; a test holds them together.
 
@@ -12,6 +16,7 @@ if not now then
   now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 end
 local cost = tonumber(ARGV[2])
+local taken_at = tonumber(ARGV[3])
 
 local function milliseconds(seconds)
   return string.format('%d', math.ceil(seconds * 1000) + 1000)
@@ -27,7 +32,17 @@ local fixed_window = {
   end,
   add = function(self)
     if self.count == 0 then self.ends_at = now + self.period end
-    self.count = self.count + cost
+    self:set(self.count + cost)
+  end,
+  settle = function(self)
+    if cost > 0 then
+      self:add()
+    elseif now < self.ends_at and self.ends_at <= taken_at + self.period then
+      self:set(math.max(0, self.count + cost))
+    end
+  end,
+  set = function(self, count)
+    self.count = count
     local left = milliseconds(self.ends_at - now)
     redis.call('SET', self.key, cmsgpack.pack(self.count, self.ends_at), 'PX', left)
   end,
@@ -49,10 +64,14 @@ local function free_after(self, much)
   return self.ends_at + self.period - self.period * (self.limit - much + 1) / self.current
 end
 
+local function index_of(time, period)
+  return math.floor((time - math.fmod(time, period)) / period + 0.5)
+end
+
 local sliding_window = {
   read = function(self)
     local kept = redis.call('GET', self.key)
-    local index = math.floor((now - math.fmod(now, self.period)) / self.period + 0.5)
+    local index = index_of(now, self.period)
     local of = index
     self.previous, self.current, self.index = 0, 0, index
     if kept then self.previous, self.current, of = cmsgpack.unpack(kept) end
@@ -65,7 +84,18 @@ local sliding_window = {
     return now > self.free_after
   end,
   add = function(self)
-    self.current = self.current + cost
+    self:set(self.previous, self.current + cost)
+  end,
+  settle = function(self)
+    local taken_in = index_of(taken_at, self.period)
+    if cost > 0 or taken_in == self.index then
+      self:set(self.previous, math.max(0, self.current + cost))
+    elseif taken_in == self.index - 1 then
+      self:set(math.max(0, self.previous + cost), self.current)
+    end
+  end,
+  set = function(self, previous, current)
+    self.previous, self.current = previous, current
     local kept = cmsgpack.pack(self.previous, self.current, self.index)
     redis.call('SET', self.key, kept, 'PX', milliseconds(2 * self.period))
   end,
@@ -77,33 +107,70 @@ local sliding_window = {
   end,
 }
 
+-- A list of the count, then the time and the cost of each hit, the oldest first.
 local moving_window = {
   read = function(self)
-    local oldest = redis.call('LINDEX', self.key, 0)
+    self.count = tonumber(self:at(0) or 0)
+    local over, oldest = 0, self:at(1)
     while oldest and now >= tonumber(oldest) + self.period do
-      redis.call('LPOP', self.key)
-      oldest = redis.call('LINDEX', self.key, 0)
+      over = over + 2
+      self.count = self.count - self:at(over)
+      oldest = self:at(over + 1)
     end
-    self.count = redis.call('LLEN', self.key)
+    if over > 0 then
+      redis.call('LTRIM', self.key, over, -1) -- the last cost that is over stands in the count's place now
+      redis.call('LSET', self.key, 0, self.count)
+    end
     return self.count + cost <= self.limit
   end,
   add = function(self)
-    local time = string.format('%.17g', now)
-    for _ = 1, cost do redis.call('RPUSH', self.key, time) end
-    redis.call('PEXPIRE', self.key, milliseconds(self.period))
     self.count = self.count + cost
+    if not self:at(0) then redis.call('RPUSH', self.key, 0) end
+    local last = self:at(-2)
+    if last and tonumber(last) == now then
+      redis.call('LSET', self.key, -1, self:at(-1) + cost)
+    else
+      redis.call('RPUSH', self.key, string.format('%.17g', now), cost)
+    end
+    redis.call('LSET', self.key, 0, self.count)
+    redis.call('PEXPIRE', self.key, milliseconds(self.period))
+  end,
+  settle = function(self)
+    if cost > 0 then return self:add() end
+    local low, high = 1, redis.call('LLEN', self.key)
+    while low < high do
+      local middle = low + 2 * math.floor((high - low) / 4)
+      if tonumber(self:at(middle)) < taken_at then low = middle + 2 else high = middle end
+    end
+    if tonumber(self:at(low) or math.huge) ~= taken_at then return end
+    local taken = tonumber(self:at(low + 1))
+    local left = math.max(0, taken + cost)
+    self.count = self.count - taken + left
+    if left > 0 then
+      redis.call('LSET', self.key, low + 1, left)
+    else
+      redis.call('LSET', self.key, low, 'none')
+      redis.call('LSET', self.key, low + 1, 'none')
+      redis.call('LREM', self.key, 2, 'none')
+    end
+    redis.call('LSET', self.key, 0, self.count)
+  end,
+  at = function(self, place)
+    return redis.call('LINDEX', self.key, place)
   end,
   report = function(self, allowed)
     local wait, reset = 0, 0
-    if not allowed then
-      wait = math.huge
-      if cost <= self.limit then
-        local first = redis.call('LINDEX', self.key, self.count + cost - self.limit - 1)
-        wait = tonumber(first) + self.period - now
-      end
-    end
-    if self.count > 0 then reset = tonumber(redis.call('LINDEX', self.key, -1)) + self.period - now end
+    if not allowed then wait = cost <= self.limit and self:free_at() - now or math.huge end
+    if self.count > 0 then reset = tonumber(self:at(-2)) + self.period - now end
     return {self.limit, math.max(0, self.limit - self.count), reset, wait}
+  end,
+  free_at = function(self)
+    local excess, place = self.count + cost - self.limit, 0
+    repeat
+      place = place + 2
+      excess = excess - self:at(place)
+    until excess <= 0
+    return tonumber(self:at(place - 1)) + self.period
   end,
 }
 
@@ -117,18 +184,26 @@ end
 
 local counters, fits = {}, true
 for place, key in ipairs(KEYS) do
-  local counter = {key = key, limit = tonumber(ARGV[3 * place + 1]), period = tonumber(ARGV[3 * place + 2])}
-  counter.kind = kinds[ARGV[3 * place]]
+  local counter = {key = key, limit = tonumber(ARGV[3 * place + 2]), period = tonumber(ARGV[3 * place + 3])}
+  setmetatable(counter, {__index = kinds[ARGV[3 * place + 1]]})
   -- Each is asked alone, for what one allows another may refuse.
-  counter.fits = counter.kind.read(counter)
+  counter.fits = counter:read()
   fits = fits and counter.fits
   counters[place] = counter
 end
 
+if taken_at then
+  for _, counter in ipairs(counters) do counter:settle() end
+  return
+end
+
 local tightest
 for _, counter in ipairs(counters) do
-  if fits then counter.kind.add(counter) end
-  local window = counter.kind.report(counter, counter.fits)
+  if fits then counter:add() end
+  local window = counter:report(counter.fits)
   tightest = tightest and tighter(tightest, window) or window
 end
-return {tightest[1], tightest[2], string.format('%.17g', tightest[3]), string.format('%.17g', tightest[4])}
+local limit, remaining, reset_after, retry_after = unpack(tightest)
+local reply = {limit, remaining, string.format('%.17g', reset_after), string.format('%.17g', retry_after)}
+if ARGV[3] == 'reserve' then reply[5] = string.format('%.17g', now) end
+return reply

@@ -38,9 +38,13 @@ KINDS = st.sampled_from(sorted(COUNTERS))
 LIMITS = st.lists(
     st.tuples(KINDS, st.integers(1, 12), st.sampled_from([10, 60, 600])), min_size=1, max_size=3
 )
+GAPS = st.integers(0, 800).map(lambda n: n * 0.125)
 HISTORIES = st.lists(
-    st.tuples(st.integers(0, 800).map(lambda n: n * 0.125), st.integers(1, 3)), min_size=1, max_size=40
+    st.tuples(GAPS, st.integers(1, 3), st.none() | st.tuples(st.integers(0, 5), st.integers(0, 20))),
+    min_size=1,
+    max_size=40,
 )
+"""The gap to the hit before, its cost, and after it perhaps how many hits ago one is settled, and at what."""
 STARTS = st.sampled_from([1000.0, 59.875, 1_795_600_000.123457])
 
 
@@ -50,7 +54,7 @@ def test_the_script_says_what_the_policies_say(
     server: EmbeddedServer,
     limits: list[tuple[str, int, int]],
     start: float,
-    history: list[tuple[float, int]],
+    history: list[tuple[float, int, tuple[int, int] | None]],
 ):
     async def compare() -> None:
         link = await open_link(parse_store_url(server.url), SystemClock(), 5, lambda *_: None)
@@ -59,12 +63,23 @@ def test_the_script_says_what_the_policies_say(
         keys = tuple(b"{%d}:%d" % (id(counters), place) for place in range(len(limits)))
         terms = tuple(str(part).encode() for limit in limits for part in limit)
         now = start
+        taken: list[tuple[bytes, int]] = []
         await link.send(keys[0], b"DEL", *keys)
-        for gap, cost in history:
+        for gap, cost, settled in history:
             now += gap
-            said = await script.run(link, keys, (repr(now).encode(), b"%d" % cost, *terms))
+            said = await script.run(link, keys, (repr(now).encode(), b"%d" % cost, b"reserve", *terms))
             window = Window(said[0], said[1], float(said[2]), float(said[3]))
             assert window == hit_all(counters, now, cost)
+            if window.allowed:
+                taken.append((said[4], cost))
+            if settled is None or settled[0] >= len(taken):
+                continue
+            at, reserved = taken.pop(-1 - settled[0])
+            difference = settled[1] - reserved
+            now += gap
+            assert await script.post(link, keys, (repr(now).encode(), b"%d" % difference, at, *terms)) is None
+            for counter, _ in counters:
+                counter.settle(now, difference, float(at))
         await link.send(keys[0], b"DEL", *keys)
         link.close()
 
@@ -147,7 +162,7 @@ async def test_a_failing_store_is_given_up_within_100_ms_and_used_again_by_itsel
     failure: str, way: Way, open_store: Open, events: list[Event]
 ):
     store = open_store(f"unix://{way.path}", timeout=0.05)
-    hit = store.limiter("one", LIMIT, 1)
+    hit = store.limiter("one", [Limit(FixedWindow, 100, 60)], 1)
     await hit("a")
     if failure == "slow":
         way.delay = 10
