@@ -135,6 +135,91 @@ async def test_combinations_are_counted_apart_over_the_store(server: EmbeddedSer
     assert [(await request(app)).status for app in apps] == [200, 429], "without a part: by address"
 
 
+@pytest.mark.parametrize("kind", sorted(COUNTERS))
+async def test_what_was_reserved_over_the_store_is_settled_there(
+    kind: str, server: EmbeddedServer, open_store: Open
+):
+    limits = [Limit(COUNTERS[kind], 5000, 3600), Limit(COUNTERS[kind], 9000, 7200)]
+    one, other = (open_store(server.url).reserver("it", limits, 1000) for _ in range(2))
+    reserved = await asyncio.gather(*(reserve("a") for _ in range(10) for reserve in (one, other)))
+    admitted = [tell for window, tell in reserved if window.allowed]
+    assert len(admitted) == 5
+    for tell in admitted:
+        tell(200)
+    after = [(await one("a"))[0] for _ in range(6)]
+    assert [window.allowed for window in after] == [True] * 4 + [False] * 2
+    assert after[0].remaining == 5000 - 5 * 200 - 1000
+    _, tell = await other("b")
+    tell(7000)
+    assert not (await other("b"))[0].allowed
+
+
+async def test_a_settlement_takes_no_task_and_goes_before_the_next_hit(
+    server: EmbeddedServer, open_store: Open
+):
+    reserve = open_store(server.url).reserver("it", [Limit(FixedWindow, 100, 3600)], 1)
+    _, tell = await reserve("a")
+    before = asyncio.all_tasks()
+    tell(40)
+    assert asyncio.all_tasks() == before
+    assert (await reserve("a"))[0].remaining == 100 - 40 - 1
+
+
+async def test_the_cost_that_an_answer_says_is_settled_over_the_store(
+    server: EmbeddedServer, open_store: Open
+):
+    stores = [open_store(server.url) for _ in range(2)]
+    answers = []
+    for store in stores * 2:
+        app = RateLimitMiddleware(
+            ScriptedApp((200, [(b"x-token-cost", b"40")], [])),
+            limit="100/hour",
+            strategy="fixed_window",
+            cost_from="header:x-token-cost",
+            runtime=Runtime(state=store),
+        )
+        answers.append(await request(app))
+        await store.call("x", b"PING")  # behind the settlement, on the same connection
+    assert [answer.status for answer in answers] == [200, 200, 200, 429]
+    assert [answer.header("ratelimit-remaining") for answer in answers] == ["60", "20", "0", "0"]
+
+
+async def test_a_settlement_that_the_store_did_not_take_is_counted_and_harms_nobody(
+    way: Way, open_store: Open
+):
+    runtime = Runtime()
+    store = open_store(f"unix://{way.path}", timeout=0.05, runtime=runtime)
+    reserve = store.reserver("one", LIMIT, 1)
+
+    def lost() -> int:
+        return runtime.counter("store_settlements_lost_total").value
+
+    settlements = [(await reserve("a"))[1] for _ in range(3)]
+    settlements[0](1)  # nothing to settle, so nothing to lose
+    way.delay = 10
+    settlements[1](7)
+    assert lost() == 0
+    async with asyncio.timeout(5):
+        while not lost():
+            await asyncio.sleep(0.01)
+    assert store.degraded
+    settlements[2](7)
+    assert lost() == 2
+
+
+async def test_while_the_store_fails_the_local_window_settles(tmp_path: Path, open_store: Open):
+    app = RateLimitMiddleware(
+        ScriptedApp((200, [(b"x-token-cost", b"2")], [])),
+        limit="100/hour",
+        strategy="fixed_window",
+        cost=60,
+        cost_from="header:x-token-cost",
+        runtime=Runtime(state=open_store(f"unix://{tmp_path}/nobody.sock")),
+    )
+    answers = [await request(app) for _ in range(3)]
+    assert [answer.header("ratelimit-remaining") for answer in answers] == ["98", "96", "94"]
+
+
 async def test_what_it_keeps_expires_by_itself_and_holds_no_key_of_a_client(
     server: EmbeddedServer, open_store: Open
 ):
@@ -271,6 +356,10 @@ async def test_three_nodes_of_a_cluster_are_one_store(tmp_path: Path, open_store
         hits = [one.limiter("it", both, 1), other.limiter("it", both, 1)]
         windows = await asyncio.gather(*(hit(f"client-{n}") for n in range(60) for hit in hits * 2))
         assert sum(window.allowed for window in windows) == 60 * 3
+        reserve = one.reserver("tokens", both, 1)
+        for key in map(str, range(30)):
+            (await reserve(key))[1](3)
+        assert not any([(await reserve(key))[0].allowed for key in map(str, range(30))])
         held = [await pipe.send(b"DBSIZE") for pipe in pipes]
         assert all(count > 20 for count in held), "every node holds some"
         for pipe in pipes:
