@@ -214,7 +214,7 @@ class MovingWindow:
 
     def hit(self, now: float, limit: int, cost: int = 1) -> Window:
         """Count `cost` more, if the limit allows."""
-        allowed = self.fits(now, limit, cost)
+        allowed = self.count(now) + cost <= limit
         if allowed:
             self._add(now, cost)
         return self._report(now, limit, cost, allowed=allowed)

@@ -213,7 +213,7 @@ async def test_a_burst_is_decided_as_limits_decides_it(
 
 SETTLED = st.lists(
     st.tuples(
-        st.integers(0, 200).map(lambda n: n * EIGHTH),
+        st.just(0.0) | st.integers(0, 200).map(lambda n: n * EIGHTH),
         st.integers(1, 3),
         st.none() | st.tuples(st.integers(0, 4), st.integers(0, 30)),
     ),
@@ -262,6 +262,7 @@ def settled(counter: Counter, limit: int, start: float, schedule: Settlements) -
 
 
 @given(limit=LIMITS, period=PERIODS, start=STARTS, schedule=SETTLED)
+@example(limit=12, period=10, start=0.0, schedule=[(0.0, 1, None), (0.0, 3, (0, 0))])
 def test_a_moving_window_counts_what_was_settled_in_the_last_period(
     limit: int, period: int, start: float, schedule: Settlements
 ):

@@ -38,23 +38,27 @@ KINDS = st.sampled_from(sorted(COUNTERS))
 LIMITS = st.lists(
     st.tuples(KINDS, st.integers(1, 12), st.sampled_from([10, 60, 600])), min_size=1, max_size=3
 )
-GAPS = st.integers(0, 800).map(lambda n: n * 0.125)
-HISTORIES = st.lists(
-    st.tuples(GAPS, st.integers(1, 3), st.none() | st.tuples(st.integers(0, 5), st.integers(0, 20))),
-    min_size=1,
-    max_size=40,
-)
-"""The gap to the hit before, its cost, and after it perhaps how many hits ago one is settled, and at what."""
+GAPS = st.just(0) | st.integers(0, 100) | st.integers(0, 800)
+SETTLEMENTS = st.tuples(GAPS, st.integers(0, 5), st.integers(-6, -1) | st.integers(1, 20))
+HISTORIES = st.lists(st.tuples(GAPS, st.integers(1, 3), st.none() | SETTLEMENTS), min_size=1, max_size=40)
+"""The gap to what was before in eighths of a second, the cost, and perhaps a settlement: its own gap, how
+many hits ago its hit was, and how much more that has cost."""
 STARTS = st.sampled_from([1000.0, 59.875, 1_795_600_000.123457])
 
 
-@settings(max_examples=60, deadline=None)
+FIXED, SLIDING, MOVING = [("fixed_window", 9, 10)], [("sliding_window", 9, 10)], [("moving_window", 9, 10)]
+
+
+@settings(max_examples=100, deadline=None)
+@example(limits=FIXED, start=1000.0, history=[(0, 3, None), (96, 2, (0, 1, -3)), (0, 9, None)])
+@example(limits=MOVING, start=1000.0, history=[(0, 1, None), (0, 3, (0, 0, -3)), (0, 9, None)])
+@example(limits=SLIDING, start=1000.0, history=[(0, 2, None), (8, 3, (0, 1, -5)), (0, 9, None)])
 @given(limits=LIMITS, start=STARTS, history=HISTORIES)
 def test_the_script_says_what_the_policies_say(
     server: EmbeddedServer,
     limits: list[tuple[str, int, int]],
     start: float,
-    history: list[tuple[float, int, tuple[int, int] | None]],
+    history: list[tuple[int, int, tuple[int, int, int] | None]],
 ):
     async def compare() -> None:
         link = await open_link(parse_store_url(server.url), SystemClock(), 5, lambda *_: None)
@@ -63,20 +67,20 @@ def test_the_script_says_what_the_policies_say(
         keys = tuple(b"{%d}:%d" % (id(counters), place) for place in range(len(limits)))
         terms = tuple(str(part).encode() for limit in limits for part in limit)
         now = start
-        taken: list[tuple[bytes, int]] = []
+        taken: list[bytes] = []
         await link.send(keys[0], b"DEL", *keys)
         for gap, cost, settled in history:
-            now += gap
+            now += gap / 8
             said = await script.run(link, keys, (repr(now).encode(), b"%d" % cost, b"reserve", *terms))
             window = Window(said[0], said[1], float(said[2]), float(said[3]))
             assert window == hit_all(counters, now, cost)
             if window.allowed:
-                taken.append((said[4], cost))
-            if settled is None or settled[0] >= len(taken):
+                taken.append(said[4])
+            later, ago, difference = settled or (0, 0, 0)
+            now += later / 8
+            if not difference or ago >= len(taken):
                 continue
-            at, reserved = taken.pop(-1 - settled[0])
-            difference = settled[1] - reserved
-            now += gap
+            at = taken[-1 - ago]
             assert await script.post(link, keys, (repr(now).encode(), b"%d" % difference, at, *terms)) is None
             for counter, _ in counters:
                 counter.settle(now, difference, float(at))
