@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.events import StoreFailed, StoreRecovered
@@ -29,6 +29,8 @@ LONGEST_PROBE: Final = 2.0
 
 STEADY: Final = 10.0
 """Seconds that a store has to work for the next look after a failure to come early again."""
+
+T = TypeVar("T")
 
 _NAMES: Final = {counter: name.encode() for name, counter in COUNTERS.items()}
 
@@ -87,15 +89,7 @@ class Store:
         One round trip. Limiters of one `name` count together, in whatever process. What is returned raises
         `StoreUnavailable`. Keys are kept as hashes: they may be secrets of clients.
         """
-        self._used = True
-        keys_of, terms = self._keys_of(name, limits), _terms(limits)
-        arguments = (b"", b"%d" % cost, b"hit", *terms)
-
-        async def hit(key: Hashable) -> Window:
-            limit, remaining, reset_after, retry_after = await self._count(keys_of(key), arguments)
-            return Window(limit, remaining, float(reset_after), float(retry_after))
-
-        return hit
+        return self._asking(name, limits, (b"%d" % cost, b"hit"), lambda _, reply: _window(reply))
 
     def reserver(
         self, name: str, limits: Sequence[Limit], cost: int
@@ -105,21 +99,16 @@ class Store:
         Nobody waits for that. A store that fails then loses the difference, which
         ``store_settlements_lost_total`` counts.
         """
-        self._used = True
-        keys_of, terms = self._keys_of(name, limits), _terms(limits)
-        arguments = (b"", b"%d" % cost, b"reserve", *terms)
+        terms = _terms(limits)
 
-        async def reserve(key: Hashable) -> tuple[Window, Settle]:
-            keys = keys_of(key)
-            limit, remaining, reset_after, retry_after, at = await self._count(keys, arguments)
-
+        def reserved(keys: tuple[bytes, ...], reply: Any) -> tuple[Window, Settle]:
             def settle(actual: int) -> None:
                 if actual != cost:
-                    self._settle(keys, (b"", b"%d" % (actual - cost), at, *terms))
+                    self._settle(keys, (b"", b"%d" % (actual - cost), reply[4], *terms))
 
-            return Window(limit, remaining, float(reset_after), float(retry_after)), settle
+            return _window(reply), settle
 
-        return reserve
+        return self._asking(name, limits, (b"%d" % cost, b"reserve"), reserved)
 
     def breaker(
         self, name: str, breaker: CircuitBreaker, opened: Callable[[], None]
@@ -137,26 +126,34 @@ class Store:
             self._fail(str(error))
             raise
 
-    def _keys_of(self, name: str, limits: Sequence[Limit]) -> Callable[[Hashable], tuple[bytes, ...]]:
-        """What a key is called in the store, once for each limit."""
+    def _asking(
+        self,
+        name: str,
+        limits: Sequence[Limit],
+        asked: tuple[bytes, bytes],
+        heard: Callable[[tuple[bytes, ...], Any], T],
+    ) -> Callable[[Hashable], Awaitable[T]]:
+        """Asks of a key, in one round trip; `heard` is told what the key is called here, and the reply."""
+        self._used = True
         base = b"%b:%b:{" % (self._prefix, hashlib.blake2b(name.encode(), digest_size=8).hexdigest().encode())
         ends = tuple(b"}:%d" % place for place in range(len(limits)))
+        arguments = (b"", *asked, *_terms(limits))
+        run = self._windows.run
 
-        def keys_of(key: Hashable) -> tuple[bytes, ...]:
+        async def ask(key: Hashable) -> T:
+            link = self._link
+            if link is None:
+                link = await self._opened()
             named = base + name_of(key)
-            return tuple([named + end for end in ends])
+            keys = tuple([named + end for end in ends])
+            try:
+                reply = await run(link, keys, arguments)
+            except StoreUnavailable as error:
+                self._fail(str(error))
+                raise
+            return heard(keys, reply)
 
-        return keys_of
-
-    async def _count(self, keys: tuple[bytes, ...], arguments: tuple[bytes, ...]) -> Any:
-        link = self._link
-        if link is None:
-            link = await self._opened()
-        try:
-            return await self._windows.run(link, keys, arguments)
-        except StoreUnavailable as error:
-            self._fail(str(error))
-            raise
+        return ask
 
     def _settle(self, keys: tuple[bytes, ...], arguments: tuple[bytes, ...]) -> None:
         if self._link is None:
@@ -277,6 +274,10 @@ def name_of(key: Hashable) -> bytes:
     text, kind = (key, b"") if isinstance(key, str) else (repr(key), b"r")
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return digest.encode() + kind
+
+
+def _window(reply: Any) -> Window:
+    return Window(reply[0], reply[1], float(reply[2]), float(reply[3]))
 
 
 def _terms(limits: Sequence[Limit]) -> list[bytes]:

@@ -32,17 +32,7 @@ local fixed_window = {
   end,
   add = function(self)
     if self.count == 0 then self.ends_at = now + self.period end
-    self:set(self.count + cost)
-  end,
-  settle = function(self)
-    if cost > 0 then
-      self:add()
-    elseif now < self.ends_at and self.ends_at <= taken_at + self.period then
-      self:set(math.max(0, self.count + cost))
-    end
-  end,
-  set = function(self, count)
-    self.count = count
+    self.count = math.max(0, self.count + cost)
     local left = milliseconds(self.ends_at - now)
     redis.call('SET', self.key, cmsgpack.pack(self.count, self.ends_at), 'PX', left)
   end,
@@ -68,7 +58,8 @@ local function index_of(time, period)
   return math.floor((time - math.fmod(time, period)) / period + 0.5)
 end
 
-local sliding_window = {
+local sliding_window
+sliding_window = {
   read = function(self)
     local kept = redis.call('GET', self.key)
     local index = index_of(now, self.period)
@@ -84,18 +75,10 @@ local sliding_window = {
     return now > self.free_after
   end,
   add = function(self)
-    self:set(self.previous, self.current + cost)
+    self.current = math.max(0, self.current + cost)
+    sliding_window.keep(self)
   end,
-  settle = function(self)
-    local taken_in = index_of(taken_at, self.period)
-    if cost > 0 or taken_in == self.index then
-      self:set(self.previous, math.max(0, self.current + cost))
-    elseif taken_in == self.index - 1 then
-      self:set(math.max(0, self.previous + cost), self.current)
-    end
-  end,
-  set = function(self, previous, current)
-    self.previous, self.current = previous, current
+  keep = function(self)
     local kept = cmsgpack.pack(self.previous, self.current, self.index)
     redis.call('SET', self.key, kept, 'PX', milliseconds(2 * self.period))
   end,
@@ -108,69 +91,56 @@ local sliding_window = {
 }
 
 -- A list of the count, then the time and the cost of each hit, the oldest first.
+local function at(self, place)
+  return redis.call('LINDEX', self.key, place)
+end
+
 local moving_window = {
   read = function(self)
-    self.count = tonumber(self:at(0) or 0)
-    local over, oldest = 0, self:at(1)
+    self.count = tonumber(at(self, 0) or 0)
+    local over, oldest = 0, self.count > 0 and at(self, 1)
     while oldest and now >= tonumber(oldest) + self.period do
       over = over + 2
-      self.count = self.count - self:at(over)
-      oldest = self:at(over + 1)
+      self.count = self.count - at(self, over)
+      oldest = at(self, over + 1)
     end
-    if over > 0 then
+    if not oldest then
+      if over > 0 then redis.call('DEL', self.key) end
+    elseif over > 0 then
       redis.call('LTRIM', self.key, over, -1) -- the last cost that is over stands in the count's place now
       redis.call('LSET', self.key, 0, self.count)
     end
     return self.count + cost <= self.limit
   end,
   add = function(self)
+    local last = self.count > 0 and at(self, -2)
     self.count = self.count + cost
-    if not self:at(0) then redis.call('RPUSH', self.key, 0) end
-    local last = self:at(-2)
-    if last and tonumber(last) == now then
-      redis.call('LSET', self.key, -1, self:at(-1) + cost)
+    self.last = now
+    if not last then
+      redis.call('RPUSH', self.key, self.count, string.format('%.17g', now), cost)
     else
-      redis.call('RPUSH', self.key, string.format('%.17g', now), cost)
+      if tonumber(last) == now then
+        redis.call('LSET', self.key, -1, at(self, -1) + cost)
+      else
+        redis.call('RPUSH', self.key, string.format('%.17g', now), cost)
+      end
+      redis.call('LSET', self.key, 0, self.count)
     end
-    redis.call('LSET', self.key, 0, self.count)
     redis.call('PEXPIRE', self.key, milliseconds(self.period))
-  end,
-  settle = function(self)
-    if cost > 0 then return self:add() end
-    local low, high = 1, redis.call('LLEN', self.key)
-    while low < high do
-      local middle = low + 2 * math.floor((high - low) / 4)
-      if tonumber(self:at(middle)) < taken_at then low = middle + 2 else high = middle end
-    end
-    if tonumber(self:at(low) or math.huge) ~= taken_at then return end
-    local taken = tonumber(self:at(low + 1))
-    local left = math.max(0, taken + cost)
-    self.count = self.count - taken + left
-    if left > 0 then
-      redis.call('LSET', self.key, low + 1, left)
-    else
-      redis.call('LSET', self.key, low, 'none')
-      redis.call('LSET', self.key, low + 1, 'none')
-      redis.call('LREM', self.key, 2, 'none')
-    end
-    redis.call('LSET', self.key, 0, self.count)
-  end,
-  at = function(self, place)
-    return redis.call('LINDEX', self.key, place)
   end,
   report = function(self, allowed)
     local wait, reset = 0, 0
-    if not allowed then wait = cost <= self.limit and self:free_at() - now or math.huge end
-    if self.count > 0 then reset = tonumber(self:at(-2)) + self.period - now end
+    if self.count > 0 then reset = tonumber(self.last or at(self, -2)) + self.period - now end
+    if not allowed then
+      wait = math.huge
+      local excess, place = self.count + cost - self.limit, 0
+      while cost <= self.limit and excess > 0 do
+        place = place + 2
+        excess = excess - at(self, place)
+        wait = tonumber(at(self, place - 1)) + self.period - now
+      end
+    end
     return {self.limit, math.max(0, self.limit - self.count), reset, wait}
-  end,
-  free_at = function(self)
-    local excess, place = self.count + cost - self.limit, 0
-    repeat
-      place = place + 2
-      excess = excess - self:at(place)
-    until excess <= 0
-    return tonumber(self:at(place - 1)) + self.period
   end,
 }
 
@@ -185,22 +155,58 @@ end
 local counters, fits = {}, true
 for place, key in ipairs(KEYS) do
   local counter = {key = key, limit = tonumber(ARGV[3 * place + 2]), period = tonumber(ARGV[3 * place + 3])}
-  setmetatable(counter, {__index = kinds[ARGV[3 * place + 1]]})
+  counter.kind = kinds[ARGV[3 * place + 1]]
   -- Each is asked alone, for what one allows another may refuse.
-  counter.fits = counter:read()
+  counter.fits = counter.kind.read(counter)
   fits = fits and counter.fits
   counters[place] = counter
 end
 
 if taken_at then
-  for _, counter in ipairs(counters) do counter:settle() end
+  local give_back = {
+    [fixed_window] = function(self)
+      if now < self.ends_at and self.ends_at <= taken_at + self.period then fixed_window.add(self) end
+    end,
+    [sliding_window] = function(self)
+      local taken_in = index_of(taken_at, self.period)
+      if taken_in == self.index then
+        sliding_window.add(self)
+      elseif taken_in == self.index - 1 then
+        self.previous = math.max(0, self.previous + cost)
+        sliding_window.keep(self)
+      end
+    end,
+    [moving_window] = function(self)
+      local low, high = 1, redis.call('LLEN', self.key)
+      while low < high do
+        local middle = low + 2 * math.floor((high - low) / 4)
+        if tonumber(at(self, middle)) < taken_at then low = middle + 2 else high = middle end
+      end
+      if tonumber(at(self, low) or math.huge) ~= taken_at then return end
+      local taken = tonumber(at(self, low + 1))
+      local left = math.max(0, taken + cost)
+      redis.call('LSET', self.key, low + 1, left)
+      redis.call('LSET', self.key, 0, self.count - taken + left)
+      if left == 0 and self.count == taken then
+        redis.call('DEL', self.key)
+      elseif left == 0 then
+        redis.call('LSET', self.key, low, 'none')
+        redis.call('LSET', self.key, low + 1, 'none')
+        redis.call('LREM', self.key, 2, 'none')
+      end
+    end,
+  }
+  for _, counter in ipairs(counters) do
+    local settle = cost > 0 and counter.kind.add or give_back[counter.kind]
+    settle(counter)
+  end
   return
 end
 
 local tightest
 for _, counter in ipairs(counters) do
-  if fits then counter:add() end
-  local window = counter:report(counter.fits)
+  if fits then counter.kind.add(counter) end
+  local window = counter.kind.report(counter, counter.fits)
   tightest = tightest and tighter(tightest, window) or window
 end
 local limit, remaining, reset_after, retry_after = unpack(tightest)

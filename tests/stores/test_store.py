@@ -52,6 +52,9 @@ FIXED, SLIDING, MOVING = [("fixed_window", 9, 10)], [("sliding_window", 9, 10)],
 @settings(max_examples=100, deadline=None)
 @example(limits=FIXED, start=1000.0, history=[(0, 3, None), (96, 2, (0, 1, -3)), (0, 9, None)])
 @example(limits=MOVING, start=1000.0, history=[(0, 1, None), (0, 3, (0, 0, -3)), (0, 9, None)])
+@example(limits=FIXED, start=1000.0, history=[(0, 2, (96, 0, -1)), (0, 9, None)])
+@example(limits=SLIDING, start=1000.0, history=[(0, 2, (0, 0, -6)), (0, 9, None)])
+@example(limits=SLIDING, start=1000.0, history=[(0, 2, None), (80, 1, (0, 1, -6)), (8, 8, None)])
 @example(limits=SLIDING, start=1000.0, history=[(0, 2, None), (8, 3, (0, 1, -5)), (0, 9, None)])
 @given(limits=LIMITS, start=STARTS, history=HISTORIES)
 def test_the_script_says_what_the_policies_say(
