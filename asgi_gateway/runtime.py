@@ -77,6 +77,9 @@ class SharedState(Protocol):
     ) -> Callable[[Hashable], Awaitable[tuple[Window, Settle]]]:
         """The same where the cost is only reserved, and settled by a plain call when it is known."""
 
+    async def start(self) -> None:
+        """Connects, if something needs it and it is not connected yet."""
+
     def breaker(
         self, name: str, breaker: CircuitBreaker, opened: Callable[[], None]
     ) -> Callable[[float | None], None]:

@@ -18,6 +18,7 @@ from asgi_gateway.asgi.paths import PathPattern
 from asgi_gateway.asgi.response_cost import CostSource, cost_reader
 from asgi_gateway.asgi.retry_after import retry_after_header
 from asgi_gateway.asgi.shadow import Shadow
+from asgi_gateway.asgi.starting import starting
 from asgi_gateway.context import EXCHANGE, Exchange, join_exchange
 from asgi_gateway.errors import Failure, StoreUnavailable
 from asgi_gateway.options import validated
@@ -157,6 +158,7 @@ class RateLimitMiddleware:
         self._read_cost = None
         if cost_from is not None:
             self._count, self._read_cost = self.storage.reserving(self.limits, cost), cost_reader(cost_from)
+        self._state = runtime.state
         self._shared: _Ask | None = None
         if runtime.state is not None:
             name = _identity(runtime, strategy, _all_parsed(limit), key)
@@ -174,6 +176,8 @@ class RateLimitMiddleware:
         if scope["type"] not in ("http", "websocket") or (
             self._exempt_part in scope["path"] and is_exempt(self._exempt, scope)
         ):
+            if scope["type"] == "lifespan" and self._state is not None:
+                receive = starting(self._state, receive)
             return self.app(scope, receive, send)
         exchange: Exchange | None = scope.get(EXCHANGE)
         if exchange is None:

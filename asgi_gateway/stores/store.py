@@ -38,9 +38,10 @@ _NAMES: Final = {counter: name.encode() for name, counter in COUNTERS.items()}
 class Store:
     """A store shared by every process that is given the same `url` and `prefix`.
 
-    It connects when it is first needed. A request waits for it `timeout` seconds at most (default 0.05, and a
-    fifth more where the process itself is late). After a failure nobody waits: every call raises
-    `StoreUnavailable` at once, while the store is looked at in the background until it works again.
+    It connects when it is started, or first needed. A request waits for it `timeout` seconds at most
+    (default 0.05, and a fifth more where the process itself is late). After a failure nobody waits: every
+    call raises `StoreUnavailable` at once, while the store is looked at in the background until it works
+    again.
 
         store = Store("valkey://127.0.0.1:6379")
         app = RateLimitMiddleware(app, limit="100/minute", runtime=Runtime(state=store))
@@ -168,7 +169,7 @@ class Store:
     async def start(self) -> None:
         """Connect if something needs the store; one that cannot be used is looked at from then on."""
         self._breakers.start()
-        if self._used:
+        if self._used and self._link is None:
             with suppress(StoreUnavailable):
                 await self._opened(patient=True)
 

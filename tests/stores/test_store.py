@@ -23,7 +23,8 @@ from asgi_gateway.stores.pipe import Pipe, connect
 from asgi_gateway.stores.script import Script
 from asgi_gateway.stores.store import Store, name_of
 from asgi_gateway.stores.url import parse_store_url
-from asgi_gateway.testing import ScriptedApp, request, settle
+from asgi_gateway.testing import Conversation, ScriptedApp, request, settle
+from asgi_gateway.types import Receive, Scope, Send
 from tests.stores.conftest import Way, valkey
 
 Open = Callable[..., Store]
@@ -335,6 +336,46 @@ async def test_two_limiters_of_two_gateways_count_together(
     assert sorted(answer.status for answer in answers) == [200] * 100 + [429] * 900
     assert all(answer.header("ratelimit-limit") == "100" for answer in answers)
     assert 1 <= int(str(answers[-1].header("retry-after"))) <= 120
+
+
+async def starts(scope: Scope, receive: Receive, send: Send) -> None:
+    """An app that starts when it is told to, and answers then."""
+    if scope["type"] != "lifespan":
+        await ScriptedApp(200)(scope, receive, send)
+        return
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+
+
+async def test_a_limiter_around_an_app_connects_before_the_app_starts(
+    way: Way, open_store: Open, events: list[Event]
+):
+    """The first request would not wait so long, and count for itself."""
+    way.delay = 0.1  # for each of three commands and of their answers
+    store = open_store(f"unix://{way.path}", timeout=0.5)
+    one, other = (RateLimitMiddleware(starts, runtime=Runtime(state=store)) for _ in range(2))
+    for app in (one, other):
+        before = store._link
+        async with Conversation(app, {"type": "lifespan"}) as talk:
+            await settle()
+            talk.give({"type": "lifespan.startup"})
+            assert await talk.next() == {"type": "lifespan.startup.complete"}
+        assert store._link is not None
+        assert before in (None, store._link), "once is enough"
+    assert (await request(one)).header("ratelimit-remaining") == "99"
+    assert (await request(other)).header("ratelimit-remaining") == "98"
+    assert events == []
+
+
+async def test_a_store_that_is_down_does_not_keep_an_app_from_starting(
+    tmp_path: Path, open_store: Open, events: list[Event]
+):
+    app = RateLimitMiddleware(starts, runtime=Runtime(state=open_store(f"unix://{tmp_path}/nobody.sock")))
+    async with Conversation(app, {"type": "lifespan"}) as talk:
+        talk.give({"type": "lifespan.startup"})
+        assert await talk.next() == {"type": "lifespan.startup.complete"}
+    assert [type(event) for event in events] == [StoreFailed]
+    assert (await request(app)).status == 200
 
 
 async def test_three_nodes_of_a_cluster_are_one_store(tmp_path: Path, open_store: Open):
