@@ -86,6 +86,13 @@ def test_unknown_options_reach_whoever_takes_any(parse: Parse) -> None:
                 "header:<name> or <package.module>:<function>, not 'ip'"
             ),
         ),
+        (
+            "rate_limit: {cost_from: tokens}",
+            (
+                "3:29: middleware[0].rate_limit.cost_from: expected header:<name> or "
+                "json:<member>.<member>, not 'tokens'"
+            ),
+        ),
         ("rate_limit: {key: []}", "3:23: middleware[0].rate_limit.key: needs at least 1 of them"),
         ("rate_limit: {key: 5}", "3:23: middleware[0].rate_limit.key: expected text or a list, got 5"),
         (
