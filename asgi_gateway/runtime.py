@@ -11,8 +11,9 @@ from asgi_gateway.clock import Clock, SystemClock
 from asgi_gateway.counters import Counter, Counters
 from asgi_gateway.events import EventSink, log_event
 from asgi_gateway.policies.circuit_breaker import CircuitBreaker
+from asgi_gateway.policies.limit import Limit, Settle
 from asgi_gateway.policies.retry_budget import Budget, RetryBudget
-from asgi_gateway.policies.window import Limit, Settle, Window
+from asgi_gateway.policies.window import Window
 from asgi_gateway.types import ASGIApp
 
 Phase = Literal["starting", "serving", "draining"]

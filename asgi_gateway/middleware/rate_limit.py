@@ -22,7 +22,8 @@ from asgi_gateway.asgi.starting import starting
 from asgi_gateway.context import EXCHANGE, Exchange, join_exchange
 from asgi_gateway.errors import Failure, StoreUnavailable
 from asgi_gateway.options import validated
-from asgi_gateway.policies.window import COUNTERS, Limit, Settle, Window, tightest
+from asgi_gateway.policies.limit import COUNTERS, Limit, Settle
+from asgi_gateway.policies.window import Window, tightest
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.memory import BoundedMemoryStorage

@@ -17,15 +17,12 @@ it was taken from, if that still counts, and to no other.
 
 from __future__ import annotations
 
-import functools
 import math
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from types import MappingProxyType
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final
 
 _STRICTLY_AFTER: Final = 1e-6
 """Seconds. A sliding window has room after a moment, not at it: a microsecond is after it for every clock."""
@@ -50,6 +47,15 @@ class Window:
     def settle(self, difference: int) -> None:
         """Have it say what it would have if the request had cost `difference` more."""
         self.remaining = max(0, self.remaining - difference)
+
+
+def tightest(first: Window, second: Window) -> Window:
+    """The window that binds: the longer wait of two refusals, a refusal, or the one with less left."""
+    if first.retry_after or second.retry_after:
+        return first if first.retry_after >= second.retry_after else second
+    if first.remaining != second.remaining:
+        return first if first.remaining < second.remaining else second
+    return first if first.reset_after >= second.reset_after else second
 
 
 class FixedWindow:
@@ -273,44 +279,3 @@ class MovingWindow:
             if excess <= 0:
                 return time + self._period
         raise AssertionError("what is counted are the hits")
-
-
-Counter: TypeAlias = FixedWindow | SlidingWindow | MovingWindow
-
-COUNTERS: Final[Mapping[str, type[Counter]]] = MappingProxyType(
-    {"fixed_window": FixedWindow, "sliding_window": SlidingWindow, "moving_window": MovingWindow}
-)
-"""The ways of counting, by the names that the configuration gives them."""
-
-
-Settle: TypeAlias = Callable[[int], None]
-"""To be told once what a hit did cost for which a cost was reserved."""
-
-
-class Limit(NamedTuple):
-    """At most `amount` in `period` seconds, as `counter` counts."""
-
-    counter: type[Counter]
-    amount: int
-    period: int
-
-
-def tightest(first: Window, second: Window) -> Window:
-    """The window that binds: the longer wait of two refusals, a refusal, or the one with less left."""
-    if first.retry_after or second.retry_after:
-        return first if first.retry_after >= second.retry_after else second
-    if first.remaining != second.remaining:
-        return first if first.remaining < second.remaining else second
-    return first if first.reset_after >= second.reset_after else second
-
-
-def hit_all(counters: Sequence[tuple[Counter, int]], now: float, cost: int = 1) -> Window:
-    """Count `cost` with every counter if each one's limit allows, else with none; the tightest window."""
-    if len(counters) == 1:
-        counter, limit = counters[0]
-        return counter.hit(now, limit, cost)
-    if all(counter.fits(now, limit, cost) for counter, limit in counters):
-        windows = [counter.hit(now, limit, cost) for counter, limit in counters]
-    else:
-        windows = [counter.peek(now, limit, cost) for counter, limit in counters]
-    return functools.reduce(tightest, windows)

@@ -10,15 +10,12 @@ from limits.aio.storage import MovingWindowSupport, Storage
 from limits.aio.storage.base import SlidingWindowCounterSupport
 
 from asgi_gateway.clock import Clock, SystemClock
+from asgi_gateway.policies.limit import Counter, Limit, Settle, hit_all
 from asgi_gateway.policies.window import (
-    Counter,
     FixedWindow,
-    Limit,
     MovingWindow,
-    Settle,
     SlidingWindow,
     Window,
-    hit_all,
 )
 
 C = TypeVar("C", bound=Counter)

@@ -12,7 +12,8 @@ from typing import Any, Final, TypeVar
 from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.events import StoreFailed, StoreRecovered
 from asgi_gateway.policies.circuit_breaker import CircuitBreaker
-from asgi_gateway.policies.window import COUNTERS, Limit, Settle, Window
+from asgi_gateway.policies.limit import COUNTERS, Limit, Settle
+from asgi_gateway.policies.window import Window
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.breakers import SharedBreakers
 from asgi_gateway.stores.embedded import EmbeddedServer

@@ -14,14 +14,12 @@ from limits import RateLimitItemPerHour
 from limits.aio import strategies as oracle
 from limits.aio.storage import MemoryStorage
 
+from asgi_gateway.policies.limit import COUNTERS, Counter, hit_all
 from asgi_gateway.policies.window import (
-    COUNTERS,
-    Counter,
     FixedWindow,
     MovingWindow,
     SlidingWindow,
     Window,
-    hit_all,
     tightest,
 )
 

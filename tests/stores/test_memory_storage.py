@@ -5,7 +5,8 @@ import pytest
 from limits import RateLimitItemPerMinute
 from limits.aio import strategies
 
-from asgi_gateway.policies.window import COUNTERS, FixedWindow, Limit, MovingWindow, SlidingWindow
+from asgi_gateway.policies.limit import COUNTERS, Limit
+from asgi_gateway.policies.window import FixedWindow, MovingWindow, SlidingWindow
 from asgi_gateway.stores.memory import BoundedMemoryStorage
 from asgi_gateway.testing import ManualClock
 

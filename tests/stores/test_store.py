@@ -15,7 +15,8 @@ from asgi_gateway.clock import SystemClock
 from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.events import Event, StoreFailed, StoreRecovered
 from asgi_gateway.middleware import RateLimitMiddleware
-from asgi_gateway.policies.window import COUNTERS, FixedWindow, Limit, SlidingWindow, Window, hit_all
+from asgi_gateway.policies.limit import COUNTERS, Limit, hit_all
+from asgi_gateway.policies.window import FixedWindow, SlidingWindow, Window
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.embedded import EmbeddedServer
 from asgi_gateway.stores.links import open_link
