@@ -149,12 +149,15 @@ async def test_what_was_reserved_over_the_store_is_settled_there(
     kind: str, server: EmbeddedServer, open_store: Open
 ):
     limits = [Limit(COUNTERS[kind], 5000, 3600), Limit(COUNTERS[kind], 9000, 7200)]
-    one, other = (open_store(server.url).reserver("it", limits, 1000) for _ in range(2))
+    stores = [open_store(server.url) for _ in range(2)]
+    one, other = (store.reserver("it", limits, 1000) for store in stores)
     reserved = await asyncio.gather(*(reserve("a") for _ in range(10) for reserve in (one, other)))
     admitted = [tell for window, tell in reserved if window.allowed]
     assert len(admitted) == 5
     for tell in admitted:
         tell(200)
+    for store in stores:
+        await store.call("x", b"PING")  # behind the settlements, on the same connection
     after = [(await one("a"))[0] for _ in range(6)]
     assert [window.allowed for window in after] == [True] * 4 + [False] * 2
     assert after[0].remaining == 5000 - 5 * 200 - 1000
