@@ -11,8 +11,9 @@ from asgi_gateway.clock import Clock, SystemClock
 from asgi_gateway.counters import Counter, Counters
 from asgi_gateway.events import EventSink, log_event
 from asgi_gateway.policies.circuit_breaker import CircuitBreaker
+from asgi_gateway.policies.limit import Limit, Settle
 from asgi_gateway.policies.retry_budget import Budget, RetryBudget
-from asgi_gateway.policies.window import Limit, Window
+from asgi_gateway.policies.window import Window
 from asgi_gateway.types import ASGIApp
 
 Phase = Literal["starting", "serving", "draining"]
@@ -71,6 +72,14 @@ class SharedState(Protocol):
         self, name: str, limits: Sequence[Limit], cost: int
     ) -> Callable[[Hashable], Awaitable[Window]]:
         """Counts a request of a key in all limits; what it returns raises `StoreUnavailable`."""
+
+    def reserver(
+        self, name: str, limits: Sequence[Limit], cost: int
+    ) -> Callable[[Hashable], Awaitable[tuple[Window, Settle]]]:
+        """The same where the cost is only reserved, and settled by a plain call when it is known."""
+
+    async def start(self) -> None:
+        """Connects, if something needs it and it is not connected yet."""
 
     def breaker(
         self, name: str, breaker: CircuitBreaker, opened: Callable[[], None]

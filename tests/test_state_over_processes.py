@@ -45,6 +45,27 @@ async def test_two_workers_share_one_limit_exactly_in_a_valkey_of_their_own(tmp_
         assert not list(tmp_path.glob("asgi-gateway-*"))
 
 
+async def test_two_workers_settle_what_the_answers_say_that_they_cost(tmp_path: Path):
+    """Of 5000 each answer takes 200 for good, so 1000 more fit until 21 have passed."""
+    kind = [(b"Content-Type", b"application/json")]
+    async with Upstream(behaviours.answer(body=b'{"usage": {"total": 200}}', headers=kind)) as upstream:
+        path = tmp_path / "gateway.yaml"
+        limit = "limit: 5000/hour, strategy: fixed_window, cost: 1000, cost_from: 'json:usage.total'"
+        path.write_text(
+            config(upstream.url, "state: {url: embedded, timeout: 1}\n").replace("limit: 100/hour", limit)
+        )
+        environment = ENVIRONMENT | {"TMPDIR": str(tmp_path)}
+        async with run_process(["run", str(path), "--workers", "2"], env=environment) as gateway:
+            passed = refused = 0
+            while refused < 10:  # in a row: one worker may be asked before the other has settled
+                if await statuses([gateway.url], 1) == {200: 1}:
+                    passed, refused = passed + 1, 0
+                else:
+                    refused += 1
+            assert passed == 21
+            assert len(upstream.requests) == 21
+
+
 async def test_two_gateways_on_two_ports_share_one_limit_exactly(tmp_path: Path):
     server = EmbeddedServer()
     server.start()

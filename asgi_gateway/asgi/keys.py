@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from importlib import import_module
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
+
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from asgi_gateway.asgi.headers import get_all, get_header
 from asgi_gateway.asgi.paths import request_path, resolved
@@ -20,11 +22,46 @@ _LONGEST: Final = 128
 _MAPPED_IPV4: Final = bytes(10) + b"\xff\xff"
 
 
-def key_function(name: str) -> KeyFunction:
+def _checked(part: str | Callable[[Scope], str | None]) -> str | Callable[[Scope], str | None]:
+    key_function(part)
+    return part
+
+
+KeyPart: TypeAlias = Annotated[
+    str | Callable[[Scope], str | None],
+    AfterValidator(_checked),
+    WithJsonSchema({"type": "string", "examples": ["client_address", "header:X-Api-Key", "path", "service"]}),
+]
+Key: TypeAlias = KeyPart | Annotated[list[KeyPart], Field(min_length=1)]
+"""The option of a middleware: a name, in Python a function too, or several that are a key together."""
+
+
+def key_function(key: Key) -> KeyFunction:
     """The function for ``client_address``, ``path``, ``service``, ``header:<name>`` or ``module:function``.
 
-    Raises `ValueError` for anything else, and where the function cannot be imported.
+    For several it is `by_all` of them. Raises `ValueError` for any other name, and where the function
+    cannot be imported.
     """
+    if isinstance(key, list):
+        return by_all([key_function(part) for part in key])
+    return _named(key) if isinstance(key, str) else by_function(key)
+
+
+def has_part(key: Key | None, name: str) -> bool:
+    """Whether a name is the key or one of several."""
+    return name in key if isinstance(key, list) else name == key
+
+
+def key_name(key: Key) -> str | list[str]:
+    """What a key is known by in every process that is configured alike."""
+    if isinstance(key, list):
+        return [str(key_name(part)) for part in key]
+    if isinstance(key, str):
+        return key
+    return f"{key.__module__}:{getattr(key, '__qualname__', type(key).__qualname__)}"
+
+
+def _named(name: str) -> KeyFunction:
     known = {"client_address": by_client_address, "path": by_path, "service": by_service}
     if name in known:
         return known[name]
@@ -92,6 +129,19 @@ def by_function(function: Callable[[Scope], str | None]) -> KeyFunction:
     def key(scope: Scope) -> Hashable | None:
         value = function(scope)
         return None if value is None else _bounded(value)
+
+    return key
+
+
+def by_all(parts: Sequence[KeyFunction]) -> KeyFunction:
+    """What all of the functions say together, one apart for each combination; no key where one has none."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def key(scope: Scope) -> Hashable | None:
+        # A tuple, so that what a client writes into one part is never taken for another part.
+        values = tuple([part(scope) for part in parts])
+        return None if None in values else values
 
     return key
 

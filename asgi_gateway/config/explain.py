@@ -24,6 +24,7 @@ FOREIGN = frozenset({"value_error", "assertion_error"})
 EXPECTED: dict[str, str] = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
+    "callable_type": "text",  # a file can only name one
     "dataclass_type": "a mapping",
     "dict_type": "a mapping",
     "float_parsing": "a number",

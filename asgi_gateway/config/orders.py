@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from asgi_gateway.asgi.keys import has_part
 from asgi_gateway.asgi.paths import PathPattern
 from asgi_gateway.config.model import MiddlewareSpec
 
@@ -19,8 +20,7 @@ def _always(outer: MiddlewareSpec, inner: MiddlewareSpec) -> bool:
 
 
 def _by_address(outer: MiddlewareSpec, inner: MiddlewareSpec) -> bool:
-    key: object = outer.options["key"]
-    return key == "client_address"
+    return has_part(outer.options["key"], "client_address")
 
 
 def _limits_health(outer: MiddlewareSpec, inner: MiddlewareSpec) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import accumulate
 
+from asgi_gateway.asgi.keys import has_part
 from asgi_gateway.asgi.paths import PathPattern
 from asgi_gateway.config.mistakes import Mistake, Path
 from asgi_gateway.config.model import Config, MiddlewareSpec
@@ -38,7 +39,7 @@ def _shared_breakers(config: Config) -> Iterator[Mistake]:
 def _limits_by_service(config: Config) -> Iterator[Mistake]:
     """The service is known only behind the router."""
     for spec in config.middleware:
-        if spec.name in ("rate_limit", "concurrency_limit") and spec.options["key"] == "service":
+        if spec.name in ("rate_limit", "concurrency_limit") and has_part(spec.options["key"], "service"):
             message = "key: service is for a service's own chain, here no service is known yet"
             yield config.document.mistake(spec.path, message)
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Awaitable, Hashable
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from asgi_gateway.asgi.calls import direct
-from asgi_gateway.asgi.keys import key_function
+from asgi_gateway.asgi.keys import Key, key_function
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.asgi.retry_after import retry_after_header
 from asgi_gateway.asgi.shadow import Shadow
@@ -27,11 +27,6 @@ OVERLOADED: Final = Failure("overloaded", "gateway")
 CLIENT_LEFT: Final = Failure("client_disconnected", "client")
 DEFAULT: Final = 100
 """Requests under way at once where nothing is said."""
-
-
-def _checked_key(key: str) -> str:
-    key_function(key)
-    return key
 
 
 class ConcurrencyLimitMiddleware:
@@ -62,10 +57,10 @@ class ConcurrencyLimitMiddleware:
             QueueOrder, Field(description="Who is next: the first that came, or the last.")
         ] = "fifo",
         key: Annotated[
-            Annotated[str, AfterValidator(_checked_key)] | None,
+            Key | None,
             Field(
                 description="What has places of its own: client_address, path, service, header:<name>, or a "
-                "function <package.module>:<function>; everything together by default."
+                "function <package.module>:<function>; or a list of these; everything together by default."
             ),
         ] = None,
         retry_after: Annotated[

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from asgi_gateway.asgi.calls import direct
-from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
+from asgi_gateway.asgi.exempt import Paths, is_exempt
+from asgi_gateway.asgi.paths import PathPattern
 from asgi_gateway.asgi.retry_after import retry_after_header
 from asgi_gateway.asgi.shadow import Shadow
 from asgi_gateway.context import join_exchange
@@ -21,11 +22,6 @@ from asgi_gateway.types import ASGIApp, Mode, PositiveSeconds, Receive, Scope, S
 
 INTERVAL: Final = 0.1
 """Seconds between two looks at how late the event loop is."""
-
-
-def _checked_path(pattern: str) -> str:
-    PathPattern(pattern)
-    return pattern
 
 
 class LoadShedMiddleware:
@@ -45,7 +41,7 @@ class LoadShedMiddleware:
             PositiveSeconds, Field(description="How late the event loop may be with nothing refused.")
         ] = 0.2,
         exempt: Annotated[
-            tuple[Annotated[str, AfterValidator(_checked_path)], ...],
+            Paths,
             Field(description="Paths that are never refused, such as /health/*."),
         ] = ("/health/*",),
         retry_after: Annotated[
@@ -79,19 +75,17 @@ class LoadShedMiddleware:
         self._asked = True
         if not self._watching:
             self._watch()
-        if self.policy.lag and self.policy.sheds(self._runtime.random()) and not self._is_exempt(scope):
+        if (
+            self.policy.lag
+            and self.policy.sheds(self._runtime.random())
+            and not is_exempt(self._exempt, scope)
+        ):
             if self._shadow is None:
                 self._rejected.add()
                 return self._refusal(scope, receive, send)
             scope, exchange = join_exchange(scope)
             self._shadow.would_reject(exchange)
         return self.app(scope, receive, send)
-
-    def _is_exempt(self, scope: Scope) -> bool:
-        """A path is, if it is in every reading."""
-        spelled = request_path(scope)
-        paths = {spelled, resolved(spelled)}
-        return any(all(map(pattern.matches, paths)) for pattern in self._exempt)
 
     def _watch(self) -> None:
         """Look at the loop in a while, and go on for as long as requests come."""

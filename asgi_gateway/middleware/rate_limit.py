@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable, Hashable
 from os.path import commonprefix
 from typing import Annotated, Final, Literal, TypeAlias
 
 from limits import parse_many
-from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from asgi_gateway.asgi.calls import direct
-from asgi_gateway.asgi.headers import without
-from asgi_gateway.asgi.keys import by_client_address, by_function, key_function
-from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
+from asgi_gateway.asgi.exempt import Paths, is_exempt
+from asgi_gateway.asgi.keys import Key, by_client_address, key_function, key_name
+from asgi_gateway.asgi.limit_fields import limit_fields, reporting
+from asgi_gateway.asgi.paths import PathPattern
+from asgi_gateway.asgi.response_cost import CostSource, cost_reader
 from asgi_gateway.asgi.retry_after import retry_after_header
 from asgi_gateway.asgi.shadow import Shadow
+from asgi_gateway.asgi.starting import starting
 from asgi_gateway.context import EXCHANGE, GONE, Exchange, join_exchange
 from asgi_gateway.errors import Failure, StoreUnavailable
 from asgi_gateway.options import validated
-from asgi_gateway.policies.window import COUNTERS, Limit, Window, tightest
+from asgi_gateway.policies.limit import COUNTERS, Limit, Settle
+from asgi_gateway.policies.window import Window, tightest
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.memory import BoundedMemoryStorage
-from asgi_gateway.types import ASGIApp, Headers, Message, Mode, Receive, Scope, Send, mypyc_attr
+from asgi_gateway.types import ASGIApp, Mode, Receive, Scope, Send, mypyc_attr
+
+_Counted: TypeAlias = Window | tuple[Window, Settle]
+_Ask: TypeAlias = Callable[[Hashable], Awaitable[_Counted]]
 
 _logger = logging.getLogger("asgi_gateway.rate_limit")
 
-_FIELDS: Final = frozenset({b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset"})
 _NO_STORE: Final = Problem(
     503,
     Failure("store_unavailable", "gateway"),
@@ -68,24 +73,6 @@ def _affordable(cost: int, known: ValidationInfo) -> int:
     return cost
 
 
-def _checked_key(key: str | Callable[[Scope], str | None]) -> str | Callable[[Scope], str | None]:
-    if isinstance(key, str):
-        key_function(key)
-    return key
-
-
-def _checked_path(pattern: str) -> str:
-    PathPattern(pattern)
-    return pattern
-
-
-Key: TypeAlias = Annotated[
-    str | Callable[[Scope], str | None],
-    AfterValidator(_checked_key),
-    WithJsonSchema({"type": "string", "examples": ["client_address", "header:X-Api-Key", "path", "service"]}),
-]
-
-
 @mypyc_attr(allow_interpreted_subclasses=True)
 class RateLimitMiddleware:
     """Answer 429 to whoever asks more often than `limit` allows.
@@ -119,14 +106,22 @@ class RateLimitMiddleware:
             Key,
             Field(
                 description="What is counted apart: client_address, path, service, header:<name>, or a "
-                "function <package.module>:<function> of the ASGI scope."
+                "function <package.module>:<function> of the ASGI scope; or a list of these, each "
+                "combination apart."
             ),
         ] = "client_address",
         cost: Annotated[
             int, Field(ge=1, description="How much one request counts."), AfterValidator(_affordable)
         ] = 1,
+        cost_from: Annotated[
+            CostSource | None,
+            Field(
+                description="Where a response says what its request really cost: header:<name>, or "
+                "json:<member>.<member> of a JSON body. Until then, and where it does not say, it is `cost`."
+            ),
+        ] = None,
         exempt: Annotated[
-            tuple[Annotated[str, AfterValidator(_checked_path)], ...],
+            Paths,
             Field(description="Paths that are not counted, such as /health or /health/*."),
         ] = (),
         on_missing_key: Annotated[
@@ -149,7 +144,7 @@ class RateLimitMiddleware:
         self.app = direct(app)
         runtime = runtime or Runtime()
         self.limits = [Limit(COUNTERS[strategy], *each) for each in _all_parsed(limit)]
-        self._key = key_function(key) if isinstance(key, str) else by_function(key)
+        self._key = key_function(key)
         self._exempt = [PathPattern(pattern) for pattern in exempt]
         # One search for how all exempt paths begin rules most others out. Where none is exempt, it is for
         # what hardly a path holds.
@@ -158,11 +153,19 @@ class RateLimitMiddleware:
         self._on_missing_key = on_missing_key
         self._addressless = False
         self.storage = BoundedMemoryStorage(max_keys=max_keys, clock=runtime.clock)
+        self._cost = cost
         self._hit = self.storage.counting(self.limits, cost)
-        self._shared: Callable[[Hashable], Awaitable[Window]] | None = None
+        self._count: Callable[[Hashable], _Counted] = self._hit
+        self._read_cost = None
+        if cost_from is not None:
+            self._count, self._read_cost = self.storage.reserving(self.limits, cost), cost_reader(cost_from)
+        self._state = runtime.state
+        self._shared: _Ask | None = None
         if runtime.state is not None:
             name = _identity(runtime, strategy, _all_parsed(limit), key)
-            self._shared = runtime.state.limiter(name, self.limits, cost)
+            shared = runtime.state.limiter if cost_from is None else runtime.state.reserver
+            self._shared = shared(name, self.limits, cost)
+        self._hits_at_once = self._shared is None and cost_from is None
         self._on_store_failure = on_store_failure
         self._shadow = Shadow("rate_limit", runtime) if mode == "shadow" else None
 
@@ -172,8 +175,10 @@ class RateLimitMiddleware:
     def enter_asgi(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Count the request and choose who answers; see `asgi_gateway.asgi.calls.direct`."""
         if scope["type"] not in ("http", "websocket") or (
-            self._exempt_part in scope["path"] and self._is_exempt(scope)
+            self._exempt_part in scope["path"] and is_exempt(self._exempt, scope)
         ):
+            if scope["type"] == "lifespan" and self._state is not None:
+                receive = starting(self._state, receive)
             return self.app(scope, receive, send)
         exchange: Exchange | None = scope.get(EXCHANGE)
         if exchange is None:
@@ -185,28 +190,24 @@ class RateLimitMiddleware:
             if self._on_missing_key == "skip":
                 return self.app(scope, receive, send)
             key = self._address_instead(scope)
-        shared = self._shared
-        if shared is not None:
-            return self._enter_shared(shared, key, scope, receive, send)
-        return self._enter_counted(self._hit(key), scope, receive, send, exchange)
+        if self._hits_at_once:
+            return self._enter_counted(self.app, self._hit(key), scope, receive, send, exchange)
+        if self._shared is not None:
+            return self._enter_shared(self._shared, key, scope, receive, send)
+        return self._enter(self._count(key), scope, receive, send, exchange)
 
     async def _enter_shared(
-        self,
-        count: Callable[[Hashable], Awaitable[Window]],
-        key: Hashable,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        self, ask: _Ask, key: Hashable, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """The same where another process has to be asked first."""
         exchange: Exchange = scope[EXCHANGE]
-        window: Window | None
+        counted: _Counted | None
         try:
-            window = await count(key)
+            counted = await ask(key)
         except StoreUnavailable:
-            window = self._hit(key) if self._on_store_failure == "local" else None
-        if window is not None:
-            inner = self._enter_counted(window, scope, receive, send, exchange)
+            counted = self._count(key) if self._on_store_failure == "local" else None
+        if counted is not None:
+            inner = self._enter(counted, scope, receive, send, exchange)
         elif self._on_store_failure == "open":
             inner = self.app(scope, receive, send)
         else:
@@ -214,13 +215,42 @@ class RateLimitMiddleware:
         scope = GONE
         await inner
 
-    def _enter_counted(
-        self, window: Window, scope: Scope, receive: Receive, send: Send, exchange: Exchange
+    def _enter(
+        self, counted: _Counted, scope: Scope, receive: Receive, send: Send, exchange: Exchange
+    ) -> Awaitable[None]:
+        """The same where the response may have to say what the request has cost."""
+        if isinstance(counted, Window):
+            return self._enter_counted(self.app, counted, scope, receive, send, exchange)
+        window, settle = counted
+        read_cost, outer = self._read_cost, exchange.rate_limit
+        if read_cost is None or window.retry_after or scope["type"] != "http":
+            return self._enter_counted(self.app, window, scope, receive, send, exchange)
+
+        def told(actual: int) -> None:
+            settle(actual)
+            window.settle(actual - self._cost)
+            if self._shadow is None:
+                other = exchange.rate_limit if exchange.rate_limit is not window else outer
+                exchange.rate_limit = tightest(window, other or window)
+
+        def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            return self.app(scope, receive, read_cost(send, told))
+
+        return self._enter_counted(app, window, scope, receive, send, exchange)
+
+    def _enter_counted(  # noqa: PLR0917 - on the way of every request
+        self,
+        app: ASGIApp,
+        window: Window,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        exchange: Exchange,
     ) -> Awaitable[None]:
         if self._shadow is not None:  # says nothing to clients, neither in headers
             if window.retry_after:
                 self._shadow.would_reject(exchange)
-            return self.app(scope, receive, send)
+            return app(scope, receive, send)
         outer = exchange.rate_limit
         if outer is None:
             exchange.rate_limit = window
@@ -229,8 +259,8 @@ class RateLimitMiddleware:
         if window.retry_after:
             return _refusal(window)(scope, receive, send)
         if outer is not None or scope["type"] == "websocket":
-            return self.app(scope, receive, send)
-        return self.app(scope, receive, _reporting(exchange, window, send))
+            return app(scope, receive, send)
+        return app(scope, receive, reporting(exchange, window, send))
 
     def _refuse(self, refusal: Problem, exchange: Exchange) -> ASGIApp:
         """Who answers a request that is to be refused: in shadow mode the inner app."""
@@ -239,53 +269,21 @@ class RateLimitMiddleware:
         self._shadow.would_reject(exchange)
         return self.app
 
-    def _is_exempt(self, scope: Scope) -> bool:
-        """A path is, if it is in every reading: some services resolve dot segments, some do not."""
-        spelled = request_path(scope)
-        path = resolved(spelled)
-        for pattern in self._exempt:
-            if pattern.matches(path) and (path is spelled or pattern.matches(spelled)):
-                return True
-        return False
-
     def _address_instead(self, scope: Scope) -> Hashable:
-        """A key that no header value can be made to equal."""
+        """A key that no header value can be made to equal, nor several: none of them is None."""
         address = by_client_address(scope)
         if address is None and not self._addressless:
             self._addressless = True
             _logger.warning("requests without a client address are counted together")
-        return "client_address", address
+        return None, address
 
 
 validated(RateLimitMiddleware)
 
 
-def _identity(runtime: Runtime, strategy: str, limits: list[tuple[int, int]], key: object) -> str:
+def _identity(runtime: Runtime, strategy: str, limits: list[tuple[int, int]], key: Key) -> str:
     """What a limiter is known by in other processes and after a reload: where it stands, what it counts."""
-    kind = key if callable(key) else None
-    named = f"{kind.__module__}:{getattr(kind, '__qualname__', type(kind).__qualname__)}" if kind else key
-    return repr((runtime.service, runtime.twin, strategy, limits, named))
-
-
-def _reporting(exchange: Exchange, own: Window, send: Send) -> Send:
-    """A ``send`` that puts the exchange's tightest window on the response."""
-
-    def reporting(message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start":
-            headers = without(message.get("headers", ()), _FIELDS)
-            headers += _headers(exchange.rate_limit or own)
-            message = {**message, "headers": headers}
-        return send(message)
-
-    return reporting
-
-
-def _headers(window: Window) -> Headers:
-    return [
-        (b"ratelimit-limit", b"%d" % window.limit),
-        (b"ratelimit-remaining", b"%d" % window.remaining),
-        (b"ratelimit-reset", b"%d" % math.ceil(window.reset_after)),
-    ]
+    return repr((runtime.service, runtime.twin, strategy, limits, key_name(key)))
 
 
 def _refusal(window: Window) -> Problem:
@@ -293,5 +291,5 @@ def _refusal(window: Window) -> Problem:
         429,
         Failure("rate_limited", "gateway"),
         "Too many requests; see Retry-After.",
-        headers=[retry_after_header(window.retry_after), *_headers(window)],
+        headers=[retry_after_header(window.retry_after), *limit_fields(window)],
     )

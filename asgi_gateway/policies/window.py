@@ -3,23 +3,26 @@
 Each counter counts one key. It takes the time and the limit as arguments, never reads a clock, and
 costs O(1) a hit. A hit that is refused is not counted.
 
+What a hit costs may be known only later. Then a cost is reserved by the hit, and settled when it is known:
+what is missing counts from then on, whatever the limit; what was too much is given back to the window that
+it was taken from, if that still counts, and to no other.
+
 - `FixedWindow`: a window begins with the first hit and ends a period later. Two numbers a key; twice the
   limit may pass around the border of two windows.
 - `SlidingWindow`: the count of the window before, weighted by how much of it still overlaps the last
   period, plus the count of this one. Three numbers a key; an approximation that spreads the border.
 - `MovingWindow`: the times of the hits themselves. Never more than the limit in any period; memory grows
-  with the limit.
+  with the hits.
 """
 
 from __future__ import annotations
 
-import functools
 import math
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Final, NamedTuple, TypeAlias
+from operator import itemgetter
+from typing import Final
 
 _STRICTLY_AFTER: Final = 1e-6
 """Seconds. A sliding window has room after a moment, not at it: a microsecond is after it for every clock."""
@@ -40,6 +43,19 @@ class Window:
     def allowed(self) -> bool:
         """Whether the request passed."""
         return not self.retry_after
+
+    def settle(self, difference: int) -> None:
+        """Have it say what it would have if the request had cost `difference` more."""
+        self.remaining = max(0, self.remaining - difference)
+
+
+def tightest(first: Window, second: Window) -> Window:
+    """The window that binds: the longer wait of two refusals, a refusal, or the one with less left."""
+    if first.retry_after or second.retry_after:
+        return first if first.retry_after >= second.retry_after else second
+    if first.remaining != second.remaining:
+        return first if first.remaining < second.remaining else second
+    return first if first.reset_after >= second.reset_after else second
 
 
 class FixedWindow:
@@ -79,6 +95,13 @@ class FixedWindow:
             self._ends_at = now + self._period
         self._count += cost
         return self._count
+
+    def settle(self, now: float, difference: int, taken_at: float) -> None:
+        """Count `difference` more whatever the limit; if negative, less in the window of `taken_at`."""
+        if difference > 0:
+            self.add(now, difference)
+        elif now < self._ends_at <= taken_at + self._period:
+            self._count = max(0, self._count + difference)
 
     def seconds_left(self, now: float) -> float:
         """Until the window ends, 0 where none has begun."""
@@ -128,6 +151,15 @@ class SlidingWindow:
         free_after = self._free_after(limit, cost)
         return self._report(now, limit, free_after, allowed=now > free_after)
 
+    def settle(self, now: float, difference: int, taken_at: float) -> None:
+        """Count `difference` more whatever the limit; if negative, less in the window of `taken_at`."""
+        self._roll(now)
+        taken_in = taken_at // self._period
+        if difference > 0 or taken_in == self._index:
+            self._current = max(0, self._current + difference)
+        elif taken_in == self._index - 1:
+            self._previous = max(0, self._previous + difference)
+
     def counts(self, now: float) -> tuple[int, float, int, float]:
         """The count before and the seconds it still weighs, the count now and the seconds it will."""
         self._roll(now)
@@ -173,13 +205,14 @@ class SlidingWindow:
 
 
 class MovingWindow:
-    """Remembers when each hit came; a hit counts for `period` seconds."""
+    """Remembers when each hit came and what it cost; a hit counts for `period` seconds."""
 
-    __slots__ = ("_period", "_times")
+    __slots__ = ("_count", "_hits", "_period")
 
     def __init__(self, period: float) -> None:
         self._period = period
-        self._times: deque[float] = deque()
+        self._count = 0
+        self._hits: deque[tuple[float, int]] = deque()
 
     def fits(self, now: float, limit: int, cost: int = 1) -> bool:
         """Whether the limit allows `cost` more."""
@@ -187,9 +220,9 @@ class MovingWindow:
 
     def hit(self, now: float, limit: int, cost: int = 1) -> Window:
         """Count `cost` more, if the limit allows."""
-        allowed = self.fits(now, limit, cost)
+        allowed = self.count(now) + cost <= limit
         if allowed:
-            self._times.extend((now,) * cost)
+            self._add(now, cost)
         return self._report(now, limit, cost, allowed=allowed)
 
     def peek(self, now: float, limit: int, cost: int = 1) -> Window:
@@ -197,54 +230,52 @@ class MovingWindow:
         return self._report(now, limit, cost, allowed=self.fits(now, limit, cost))
 
     def count(self, now: float) -> int:
-        """Hits of the last `period` seconds."""
-        times = self._times
-        while times and now >= times[0] + self._period:
-            times.popleft()
-        return len(times)
+        """What the hits of the last `period` seconds cost."""
+        hits = self._hits
+        while hits and now >= hits[0][0] + self._period:
+            self._count -= hits.popleft()[1]
+        return self._count
 
     def oldest(self, now: float) -> float:
         """When the oldest hit that still counts came, `now` where there is none."""
-        return self._times[0] if self.count(now) else now
+        return self._hits[0][0] if self.count(now) else now
+
+    def settle(self, now: float, difference: int, taken_at: float) -> None:
+        """Count `difference` more whatever the limit; if negative, less of the hit of `taken_at`."""
+        self.count(now)
+        if difference > 0:
+            self._add(now, difference)
+            return
+        hits = self._hits
+        place = bisect_left(hits, taken_at, key=itemgetter(0))
+        if place == len(hits) or hits[place][0] != taken_at:
+            return
+        left = max(0, hits[place][1] + difference)
+        self._count -= hits[place][1] - left
+        if left:
+            hits[place] = taken_at, left
+        else:
+            del hits[place]
+
+    def _add(self, now: float, cost: int) -> None:
+        hits = self._hits
+        self._count += cost
+        if hits and hits[-1][0] == now:  # one entry a moment, so that a moment names one
+            cost += hits.pop()[1]
+        hits.append((now, cost))
 
     def _report(self, now: float, limit: int, cost: int, *, allowed: bool) -> Window:
-        times = self._times
         wait = 0.0
         if not allowed:
-            wait = times[len(times) + cost - limit - 1] + self._period - now if cost <= limit else math.inf
-        reset = times[-1] + self._period - now if times else 0.0
-        return Window(limit, max(0, limit - len(times)), reset, wait)
+            wait = self._free_at(limit, cost) - now if cost <= limit else math.inf
+        reset = self._hits[-1][0] + self._period - now if self._hits else 0.0
+        return Window(limit, max(0, limit - self._count), reset, wait)
 
-
-Counter: TypeAlias = FixedWindow | SlidingWindow | MovingWindow
-
-COUNTERS: Final[Mapping[str, type[Counter]]] = MappingProxyType(
-    {"fixed_window": FixedWindow, "sliding_window": SlidingWindow, "moving_window": MovingWindow}
-)
-"""The ways of counting, by the names that the configuration gives them."""
-
-
-class Limit(NamedTuple):
-    """At most `amount` in `period` seconds, as `counter` counts."""
-
-    counter: type[Counter]
-    amount: int
-    period: int
-
-
-def tightest(first: Window, second: Window) -> Window:
-    """The window that binds: the longer wait of two refusals, a refusal, or the one with less left."""
-    if first.retry_after or second.retry_after:
-        return first if first.retry_after >= second.retry_after else second
-    if first.remaining != second.remaining:
-        return first if first.remaining < second.remaining else second
-    return first if first.reset_after >= second.reset_after else second
-
-
-def hit_all(counters: Sequence[tuple[Counter, int]], now: float, cost: int = 1) -> Window:
-    """Count `cost` with every counter if each one's limit allows, else with none; the tightest window."""
-    if all(counter.fits(now, limit, cost) for counter, limit in counters):
-        windows = [counter.hit(now, limit, cost) for counter, limit in counters]
-    else:
-        windows = [counter.peek(now, limit, cost) for counter, limit in counters]
-    return functools.reduce(tightest, windows)
+    def _free_at(self, limit: int, cost: int) -> float:
+        """When so much is over that `cost` more fits."""
+        excess = self._count + cost - limit
+        for time, much in self._hits:
+            excess -= much
+            if excess <= 0:
+                return time + self._period
+        raise AssertionError("what is counted are the hits")

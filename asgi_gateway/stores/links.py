@@ -21,6 +21,9 @@ class Link(Protocol):
     def send(self, key: bytes, *command: bytes) -> Awaitable[Any]:
         """Ask the server that holds `key`."""
 
+    def post(self, key: bytes, *command: bytes) -> asyncio.Future[Any]:
+        """Ask the server that was last known to hold `key`, before this returns and whoever awaits it."""
+
     def close(self) -> None:
         """Close all connections, and tell nobody."""
 
@@ -32,6 +35,9 @@ class SingleLink:
         self._pipe = pipe
 
     def send(self, key: bytes, *command: bytes) -> Awaitable[Any]:
+        return self._pipe.send(*command)
+
+    def post(self, key: bytes, *command: bytes) -> asyncio.Future[Any]:
         return self._pipe.send(*command)
 
     def close(self) -> None:
@@ -77,6 +83,15 @@ class ClusterLink:
             await asking
             return await answer
         return await pipe.send(*command)
+
+    def post(self, key: bytes, *command: bytes) -> asyncio.Future[Any]:
+        place = self._owners[slot_of(key)]
+        pipe = None if place is None else self._pipes.get(place)
+        if pipe is not None:
+            return pipe.send(*command)
+        unknown: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        unknown.set_exception(StoreUnavailable("a slot of the cluster is held by no node"))
+        return unknown
 
     def close(self) -> None:
         for pipe in list(self._pipes.values()):

@@ -10,14 +10,12 @@ from limits.aio.storage import MovingWindowSupport, Storage
 from limits.aio.storage.base import SlidingWindowCounterSupport
 
 from asgi_gateway.clock import Clock, SystemClock
+from asgi_gateway.policies.limit import Counter, Limit, Settle, hit_all
 from asgi_gateway.policies.window import (
-    Counter,
     FixedWindow,
-    Limit,
     MovingWindow,
     SlidingWindow,
     Window,
-    hit_all,
 )
 
 C = TypeVar("C", bound=Counter)
@@ -61,22 +59,16 @@ class BoundedMemoryStorage(Storage, MovingWindowSupport, SlidingWindowCounterSup
 
     def hit(self, limits: Sequence[Limit], key: Hashable, cost: int = 1) -> Window:
         """Count `cost` for `key` where all `limits` allow it, else nowhere; the tightest window."""
-        if len(limits) == 1:
-            return self.counting(limits, cost)(key)
-        now = self._clock.monotonic()
-        counters = [
-            (self._counter(each.counter, self._name(each, key), each.period), each.amount) for each in limits
-        ]
-        return hit_all(counters, now, cost)
+        return hit_all(self._all(limits, key), self._clock.monotonic(), cost)
 
     def counting(self, limits: Sequence[Limit], cost: int = 1) -> Callable[[Hashable], Window]:
         """`hit` as a function of the key alone, with all that can be settled beforehand settled."""
+        monotonic = self._clock.monotonic
         if len(limits) != 1:
-            return lambda key: self.hit(limits, key, cost)
+            return lambda key: hit_all(self._all(limits, key), monotonic(), cost)
         limit = limits[0]
         kind, amount, period = limit
         known, move_to_end = self._counters.get, self._counters.move_to_end
-        monotonic = self._clock.monotonic
         is_first = self._is_first(limit)
 
         def hit(key: Hashable) -> Window:
@@ -89,6 +81,29 @@ class BoundedMemoryStorage(Storage, MovingWindowSupport, SlidingWindowCounterSup
             return counter.hit(monotonic(), amount, cost)
 
         return hit
+
+    def reserving(
+        self, limits: Sequence[Limit], cost: int = 1
+    ) -> Callable[[Hashable], tuple[Window, Settle]]:
+        """`counting` where `cost` is only reserved, and what it really was is told later."""
+
+        def reserve(key: Hashable) -> tuple[Window, Settle]:
+            taken_at = self._clock.monotonic()
+
+            def settle(actual: int) -> None:
+                if actual != cost:
+                    now = self._clock.monotonic()
+                    for counter, _ in self._all(limits, key):
+                        counter.settle(now, actual - cost, taken_at)
+
+            return hit_all(self._all(limits, key), taken_at, cost), settle
+
+        return reserve
+
+    def _all(self, limits: Sequence[Limit], key: Hashable) -> list[tuple[Counter, int]]:
+        return [
+            (self._counter(each.counter, self._name(each, key), each.period), each.amount) for each in limits
+        ]
 
     def _is_first(self, limit: Limit) -> bool:
         if self._first is None:

@@ -7,12 +7,13 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.events import StoreFailed, StoreRecovered
 from asgi_gateway.policies.circuit_breaker import CircuitBreaker
-from asgi_gateway.policies.window import COUNTERS, Limit, Window
+from asgi_gateway.policies.limit import COUNTERS, Limit, Settle
+from asgi_gateway.policies.window import Window
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.breakers import SharedBreakers
 from asgi_gateway.stores.embedded import EmbeddedServer
@@ -30,15 +31,18 @@ LONGEST_PROBE: Final = 2.0
 STEADY: Final = 10.0
 """Seconds that a store has to work for the next look after a failure to come early again."""
 
+T = TypeVar("T")
+
 _NAMES: Final = {counter: name.encode() for name, counter in COUNTERS.items()}
 
 
 class Store:
     """A store shared by every process that is given the same `url` and `prefix`.
 
-    It connects when it is first needed. A request waits for it `timeout` seconds at most (default 0.05, and a
-    fifth more where the process itself is late). After a failure nobody waits: every call raises
-    `StoreUnavailable` at once, while the store is looked at in the background until it works again.
+    It connects when it is started, or first needed. A request waits for it `timeout` seconds at most
+    (default 0.05, and a fifth more where the process itself is late). After a failure nobody waits: every
+    call raises `StoreUnavailable` at once, while the store is looked at in the background until it works
+    again.
 
         store = Store("valkey://127.0.0.1:6379")
         app = RateLimitMiddleware(app, limit="100/minute", runtime=Runtime(state=store))
@@ -62,6 +66,7 @@ class Store:
         self._clock = runtime.clock
         self._emit = runtime.emit
         self._failures = runtime.counter("store_failures_total")
+        self._lost_settlements = runtime.counter("store_settlements_lost_total")
         self._degraded = runtime.counter("store_degraded")  # 1 while the store cannot be used, else 0
         self._windows = Script("windows.lua")
         self._breakers = SharedBreakers(self.call, self._clock, self._prefix)
@@ -86,29 +91,26 @@ class Store:
         One round trip. Limiters of one `name` count together, in whatever process. What is returned raises
         `StoreUnavailable`. Keys are kept as hashes: they may be secrets of clients.
         """
-        self._used = True
-        base = b"%b:%b:{" % (self._prefix, hashlib.blake2b(name.encode(), digest_size=8).hexdigest().encode())
-        ends = tuple(b"}:%d" % place for place in range(len(limits)))
-        terms = [part for kind, amount, period in limits for part in _terms(kind, amount, period)]
-        arguments = (b"", b"%d" % cost, *terms)
-        run = self._windows.run
+        return self._asking(name, limits, (b"%d" % cost, b"hit"), lambda _, reply: _window(reply))
 
-        async def hit(key: Hashable) -> Window:
-            link = self._link
-            if link is None:
-                link = await self._opened()
-            text = key if isinstance(key, str) else f"\0{key!r}"
-            digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-            named = base + digest.encode()
-            try:
-                reply = await run(link, tuple([named + end for end in ends]), arguments)
-            except StoreUnavailable as error:
-                self._fail(str(error))
-                raise
-            limit, remaining, reset_after, retry_after = reply
-            return Window(limit, remaining, float(reset_after), float(retry_after))
+    def reserver(
+        self, name: str, limits: Sequence[Limit], cost: int
+    ) -> Callable[[Hashable], Awaitable[tuple[Window, Settle]]]:
+        """`limiter` where `cost` is only reserved, and what it really was is told later.
 
-        return hit
+        Nobody waits for that. A store that fails then loses the difference, which
+        ``store_settlements_lost_total`` counts.
+        """
+        terms = _terms(limits)
+
+        def reserved(keys: tuple[bytes, ...], reply: Any) -> tuple[Window, Settle]:
+            def settle(actual: int) -> None:
+                if actual != cost:
+                    self._settle(keys, (b"", b"%d" % (actual - cost), reply[4], *terms))
+
+            return _window(reply), settle
+
+        return self._asking(name, limits, (b"%d" % cost, b"reserve"), reserved)
 
     def breaker(
         self, name: str, breaker: CircuitBreaker, opened: Callable[[], None]
@@ -126,10 +128,49 @@ class Store:
             self._fail(str(error))
             raise
 
+    def _asking(
+        self,
+        name: str,
+        limits: Sequence[Limit],
+        asked: tuple[bytes, bytes],
+        heard: Callable[[tuple[bytes, ...], Any], T],
+    ) -> Callable[[Hashable], Awaitable[T]]:
+        """Asks of a key, in one round trip; `heard` is told what the key is called here, and the reply."""
+        self._used = True
+        base = b"%b:%b:{" % (self._prefix, hashlib.blake2b(name.encode(), digest_size=8).hexdigest().encode())
+        ends = tuple(b"}:%d" % place for place in range(len(limits)))
+        arguments = (b"", *asked, *_terms(limits))
+        run = self._windows.run
+
+        async def ask(key: Hashable) -> T:
+            link = self._link
+            if link is None:
+                link = await self._opened()
+            named = base + name_of(key)
+            keys = tuple([named + end for end in ends])
+            try:
+                reply = await run(link, keys, arguments)
+            except StoreUnavailable as error:
+                self._fail(str(error))
+                raise
+            return heard(keys, reply)
+
+        return ask
+
+    def _settle(self, keys: tuple[bytes, ...], arguments: tuple[bytes, ...]) -> None:
+        if self._link is None:
+            self._lost_settlements.add()
+        else:
+            self._windows.post(self._link, keys, arguments).add_done_callback(self._settled)
+
+    def _settled(self, answer: asyncio.Future[Any]) -> None:
+        if answer.exception() is not None:
+            self._lost_settlements.add()
+
     async def start(self) -> None:
         """Connect if something needs the store; one that cannot be used is looked at from then on."""
         self._breakers.start()
-        if self._used:
+        if self._used and self._link is None:
             with suppress(StoreUnavailable):
                 await self._opened(patient=True)
 
@@ -180,7 +221,7 @@ class Store:
         link = await open_link(self.address, self._clock, self.timeout, self._lost)
         try:
             key = b"%b:probe" % self._prefix
-            await self._windows.run(link, (key,), (b"", b"1", b"fixed_window", b"1000000000", b"1"))
+            await self._windows.run(link, (key,), (b"", b"1", b"hit", b"fixed_window", b"1000000000", b"1"))
         except BaseException:
             link.close()
             raise
@@ -230,5 +271,19 @@ class Store:
         return f"<Store {self.address} {'degraded' if self.degraded else 'in use' if self._link else 'idle'}>"
 
 
-def _terms(kind: type[Any], amount: int, period: int) -> tuple[bytes, bytes, bytes]:
-    return _NAMES[kind], b"%d" % amount, b"%d" % period
+def name_of(key: Hashable) -> bytes:
+    """A hash of a key, of every key another: of text as it is, of anything else as Python writes it."""
+    text, kind = (key, b"") if isinstance(key, str) else (repr(key), b"r")
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return digest.encode() + kind
+
+
+def _window(reply: Any) -> Window:
+    return Window(reply[0], reply[1], float(reply[2]), float(reply[3]))
+
+
+def _terms(limits: Sequence[Limit]) -> list[bytes]:
+    """The limits as the script is told them."""
+    return [
+        part for kind, amount, period in limits for part in (_NAMES[kind], b"%d" % amount, b"%d" % period)
+    ]

@@ -1,8 +1,17 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from asgi_gateway.asgi.keys import by_client_address, by_cookie, by_function, by_header, key_function
+from asgi_gateway.asgi.keys import (
+    by_client_address,
+    by_cookie,
+    by_function,
+    by_header,
+    key_function,
+    key_name,
+)
 from asgi_gateway.context import CLIENT_ADDRESS, SERVICE
 from asgi_gateway.testing import http_scope
 
@@ -111,3 +120,51 @@ def test_a_name_that_means_nothing_is_refused(name: str, message: str):
 )
 def test_a_cookie_is_found_in_any_field(fields: list[bytes], value: str | None) -> None:
     assert by_cookie("sid")(http_scope(headers=[(b"Cookie", field) for field in fields])) == value
+
+
+def with_headers(*values: str | None) -> Any:
+    pairs = zip((b"x-a", b"x-b", b"x-c"), values, strict=False)
+    return http_scope(headers=[(name, value.encode("latin-1")) for name, value in pairs if value is not None])
+
+
+ALL = ["header:X-A", "header:X-B", "header:X-C"]
+VALUES = st.tuples(*[st.text("ab,'\\\0 ()", max_size=3)] * 3)
+
+
+@given(one=VALUES, other=VALUES)
+def test_a_key_of_several_parts_is_the_same_only_where_each_part_is(
+    one: tuple[str, str, str], other: tuple[str, str, str]
+):
+    key = key_function(ALL)
+    keys = [key(with_headers(*values)) for values in (one, other)]
+    assert [found is None for found in keys] == ["" in values for values in (one, other)]
+    assert None in keys or (keys[0] == keys[1]) == (one == other)
+
+
+@pytest.mark.parametrize("absent", range(3))
+def test_without_one_of_its_parts_there_is_no_key(absent: int):
+    values: list[str | None] = ["a", "b", "c"]
+    assert key_function(ALL)(with_headers(*values)) is not None
+    values[absent] = None
+    assert key_function(ALL)(with_headers(*values)) is None
+
+
+def test_names_and_functions_can_be_parts_of_one_key():
+    key = key_function(["client_address", by_plan, "path"])
+    assert key(http_scope(plan="gold", path="/a/../b")) == ("127.0.0.1", "gold", "/b")
+
+
+def test_a_list_of_one_is_that_one():
+    assert key_function(["path"])(http_scope(path="/a")) == "/a"
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("path", "path"),
+        (by_plan, f"{__name__}:by_plan"),
+        (["path", by_plan], ["path", f"{__name__}:by_plan"]),
+    ],
+)
+def test_a_key_is_known_by_what_every_process_writes_alike(key: Any, name: Any):
+    assert key_name(key) == name

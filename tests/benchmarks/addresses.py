@@ -6,7 +6,7 @@ import multiprocessing
 import time
 from pathlib import Path
 
-from asgi_gateway.policies.window import COUNTERS, Limit
+from asgi_gateway.policies.limit import COUNTERS, Limit
 from asgi_gateway.stores.memory import BoundedMemoryStorage
 
 ADDRESSES = 1_000_000

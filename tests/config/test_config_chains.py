@@ -80,6 +80,22 @@ def test_unknown_options_reach_whoever_takes_any(parse: Parse) -> None:
         ("rate-limit", "3:5: middleware[0]: unknown middleware 'rate-limit' (did you mean 'rate_limit'?)"),
         ("zzzzzz", "3:5: middleware[0]: unknown middleware 'zzzzzz'"),
         (
+            "rate_limit: {key: [client_address, ip]}",
+            (
+                "3:40: middleware[0].rate_limit.key[1]: expected client_address, path, service, "
+                "header:<name> or <package.module>:<function>, not 'ip'"
+            ),
+        ),
+        (
+            "rate_limit: {cost_from: tokens}",
+            (
+                "3:29: middleware[0].rate_limit.cost_from: expected header:<name> or "
+                "json:<member>.<member>, not 'tokens'"
+            ),
+        ),
+        ("rate_limit: {key: []}", "3:23: middleware[0].rate_limit.key: needs at least 1 of them"),
+        ("rate_limit: {key: 5}", "3:23: middleware[0].rate_limit.key: expected text or a list, got 5"),
+        (
             "config_toys:ToyMiddleware",
             "3:5: middleware[0]: a class is written 'use: config_toys:ToyMiddleware'",
         ),

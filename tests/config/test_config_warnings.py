@@ -57,6 +57,7 @@ def test_another_one_further_out_makes_an_order_good(parse: Parse) -> None:
 
 def test_a_limit_by_something_else_needs_no_address(parse: Parse) -> None:
     assert warned(parse, [{"rate_limit": {"key": "path"}}, "client_address"]) == []
+    assert warned(parse, [{"rate_limit": {"key": ["path", "client_address"]}}, "client_address"]) != []
 
 
 def test_a_limit_that_exempts_health_may_stand_outside_it(parse: Parse) -> None:
@@ -86,8 +87,9 @@ def test_one_breaker_for_several_services_is_told(parse: Parse) -> None:
 
 
 @pytest.mark.parametrize("name", ["rate_limit", "concurrency_limit"])
-def test_no_service_is_known_before_the_router(parse: Parse, name: str) -> None:
-    limit = {name: {"key": "service"}}
+@pytest.mark.parametrize("key", ["service", ["path", "service"]])
+def test_no_service_is_known_before_the_router(parse: Parse, name: str, key: str | list[str]) -> None:
+    limit = {name: {"key": key}}
     assert any("key: service" in told for told in warned(parse, [limit]))
     assert warned(parse, [], [limit]) == []
 

@@ -7,6 +7,7 @@ from asgi_gateway.middleware import (
     FaultMiddleware,
     MirrorMiddleware,
     MockMiddleware,
+    RateLimitMiddleware,
     SplitMiddleware,
 )
 from asgi_gateway.testing import ScriptedApp
@@ -22,5 +23,6 @@ WITH_OPTIONS = [
     partial(FaultMiddleware, delay={"duration": 1, "share": 0}, abort={"share": 0}),
     partial(MirrorMiddleware, target=other),
     partial(MockMiddleware, answers=[{"path": "/mocked", "status": 418}]),
+    partial(RateLimitMiddleware, cost_from="json:usage.total_tokens"),
     partial(SplitMiddleware, targets=[{"service": other, "weight": 0}], own_weight=1),
 ]

@@ -245,6 +245,16 @@ async def test_each_key_has_places_of_its_own_and_idle_ones_are_forgotten(clock:
     assert limit._keyed == {}
 
 
+async def test_each_combination_of_keys_has_places_of_its_own(clock: ManualClock) -> None:
+    app = Held()
+    limit = limited(app, clock, max_in_flight=1, key=["header:X-User", "path"])
+    one, two = (ask(limit, headers=[(b"x-user", b"one")], path=path) for path in ("/a", "/b"))
+    await settle()
+    assert (await request(limit, headers=[(b"x-user", b"one")], path="/b")).status == 503
+    app.ends.set()
+    assert [(await each).status for each in (one, two)] == [200, 200]
+
+
 async def test_a_websocket_holds_a_place(clock: ManualClock) -> None:
     ends = asyncio.Event()
 
@@ -400,6 +410,7 @@ async def test_refusals_are_counted(clock: ManualClock) -> None:
         {"queue": -1},
         {"order": "random"},
         {"key": "nothing"},
+        {"key": ["path", "nothing"]},
         {"adaptive": {}},
         {"adaptive": {"latency": 1, "min": 0}},
     ],

@@ -1,5 +1,6 @@
 """Limits as clients see them: who is refused, what they are told, and that what they are told is true."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -9,7 +10,16 @@ from pydantic import ValidationError
 from asgi_gateway.context import CLIENT_ADDRESS, EXCHANGE, SERVICE, Exchange
 from asgi_gateway.middleware.rate_limit import RateLimitMiddleware
 from asgi_gateway.runtime import Runtime
-from asgi_gateway.testing import Answer, ManualClock, ScriptedApp, http_scope, request
+from asgi_gateway.testing import (
+    Answer,
+    Conversation,
+    ManualClock,
+    ScriptedApp,
+    http_scope,
+    request,
+    settle,
+    websocket_scope,
+)
 from asgi_gateway.types import ASGIApp, Message, Receive, Scope, Send
 
 STRATEGIES = ["fixed_window", "sliding_window", "moving_window"]
@@ -145,6 +155,8 @@ async def test_a_forwarded_header_alone_makes_no_new_client(runtime: Runtime):
         ("service", {SERVICE: "ai"}, {SERVICE: "data"}),
         (f"{__name__}:by_plan", {"plan": "gold"}, {"plan": "free"}),
         (by_plan, {"plan": "gold"}, {"plan": "free"}),
+        (["path", by_plan], {"path": "/a", "plan": "gold"}, {"path": "/a", "plan": "free"}),
+        (["path", by_plan], {"path": "/a", "plan": "gold"}, {"path": "/b", "plan": "gold"}),
     ],
 )
 async def test_what_is_counted_can_be_chosen(key: Any, one: Any, other: Any, runtime: Runtime):
@@ -163,6 +175,26 @@ async def test_no_header_value_counts_against_an_address(runtime: Runtime):
     app = limited(runtime, limit="1/minute", key="header:X-Api-Key")
     assert await ask(app, 1, headers=[(b"x-api-key", b"192.0.2.1")]) == [200]
     assert await ask(app, 1, client=("192.0.2.1", 1)) == [200]
+
+
+async def test_no_combination_counts_against_an_address(runtime: Runtime):
+    app = limited(runtime, limit="1/minute", key=["header:X-A", "header:X-B"])
+    headers = [(b"x-a", b"client_address"), (b"x-b", b"192.0.2.1")]
+    assert await ask(app, 2, headers=headers) == [200, 429]
+    assert await ask(app, 2, client=("192.0.2.1", 1)) == [200, 429]
+
+
+@pytest.mark.parametrize(
+    ("policy", "statuses"),
+    [("client_address", [200, 429]), ("reject", [400, 400]), ("skip", [200, 200])],
+)
+async def test_without_one_of_several_keys_it_is_as_without_the_key(
+    policy: str, statuses: list[int], runtime: Runtime
+):
+    app = limited(
+        runtime, limit="1/minute", key=["client_address", "header:X-Api-Key"], on_missing_key=policy
+    )
+    assert await ask(app, 2) == statuses
 
 
 async def test_without_the_key_a_request_can_be_rejected(runtime: Runtime):
@@ -364,7 +396,10 @@ async def test_other_scopes_pass_through(kind: str):
         ({"strategy": "token_bucket"}, "sliding_window"),
         ({"key": "ip"}, "expected client_address, path, service, header"),
         ({"key": "no.such.module:key"}, "cannot import the key function"),
+        ({"key": ["path", "ip"]}, "expected client_address, path, service, header"),
+        ({"key": []}, "at least 1 item"),
         ({"exempt": ["health"]}, "must begin with a slash"),
+        ({"cost_from": "usage.total_tokens"}, "expected header:<name> or json:<member>"),
         ({"cost": 0}, "greater than or equal to 1"),
         ({"on_missing_key": "ignore"}, "client_address"),
         ({"limits": "1/minute"}, "limits"),
@@ -387,3 +422,173 @@ async def test_in_shadow_mode_nothing_is_refused_and_all_is_told():
     assert [answer.status for answer in answers] == [200] * 3
     assert answers[0].header("ratelimit-limit") is None
     assert {c.name: c.value for c in runtime.counters} == {"shadow_rejected_total": 2}
+
+
+# What a response says that it cost
+
+
+def saying(cost: int | None, *, status: int = 200) -> tuple[int, Any, list[bytes]]:
+    return (status, [] if cost is None else [(b"x-token-cost", b"%d" % cost)], [b"ok"])
+
+
+JSON = [(b"content-type", b"application/json")]
+
+
+class Tokens:
+    """A service that answers when it is told to, and says then what each answer has cost."""
+
+    def __init__(self, cost: int, source: str) -> None:
+        self.by_header = source.startswith("header")
+        self.cost = cost
+        self.calls = 0
+        self.answers = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.calls += 1
+        await self.answers.wait()
+        headers = [(b"x-token-cost", b"%d" % self.cost)] if self.by_header else JSON
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b'{"usage": {"total_tokens": %d}}' % self.cost})
+
+
+SOURCES = ["header:X-Token-Cost", "json:usage.total_tokens"]
+
+
+@every_strategy
+@pytest.mark.parametrize("source", SOURCES)
+async def test_what_was_reserved_is_given_back_when_the_cost_is_known(
+    strategy: str, source: str, runtime: Runtime
+):
+    service = Tokens(200, source)
+    app = limited(runtime, service, limit="5000/minute", strategy=strategy, cost=1000, cost_from=source)
+    asked = [asyncio.ensure_future(request(app)) for _ in range(20)]
+    await settle()
+    assert service.calls == 5
+    service.answers.set()
+    answers = await asyncio.gather(*asked)
+    assert sorted(answer.status for answer in answers) == [200] * 5 + [429] * 15
+    service.answers.clear()
+    again = [asyncio.ensure_future(request(app)) for _ in range(20)]
+    await settle()
+    assert service.calls == 5 + 4, "5000 - 5 * 200 holds four times 1000"
+    service.answers.set()
+    await asyncio.gather(*again)
+
+
+@every_strategy
+@pytest.mark.parametrize("source", SOURCES)
+async def test_what_costs_more_is_charged_beyond_the_limit(
+    strategy: str, source: str, runtime: Runtime, clock: ManualClock
+):
+    service = Tokens(250, source)
+    service.answers.set()
+    app = limited(runtime, service, limit="100/minute", strategy=strategy, cost_from=source)
+    assert await ask(app, 2) == [200, 429]
+    refused = await request(app)
+    assert told(refused)[:2] == ("100", "0")
+    clock.shift(int(refused.header("retry-after") or 0))
+    assert await ask(app, 1) == [200]
+
+
+@pytest.mark.parametrize(("cost", "left"), [(1, "9"), (0, "10"), (4, "6"), (40, "0"), (None, "9")])
+async def test_what_is_left_is_told_with_the_cost_that_the_header_says(
+    cost: int | None, left: str, runtime: Runtime
+):
+    app = limited(runtime, ScriptedApp(saying(cost)), limit="10/minute", cost_from="header:x-token-cost")
+    answer = await request(app)
+    assert told(answer)[:2] == ("10", left)
+    assert answer.header("x-token-cost") == (None if cost is None else str(cost))
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "cost", "reported"),
+    [
+        ("100/minute", "50/minute", 10, ("50", "40")),
+        ("100/minute", "150/minute", 100, ("150", "50")),
+        ("30/minute", "50/minute", 1, ("30", "29")),
+        ("50/minute", "50/minute", 0, ("50", "49")),
+    ],
+)
+async def test_the_limiter_that_reports_for_all_is_told_of_the_cost(
+    outer: str, inner: str, cost: int, reported: tuple[str, str], runtime: Runtime
+):
+    app = ScriptedApp(saying(cost))
+    chain = limited(runtime, limited(runtime, app, limit=inner, cost_from="header:x-token-cost"), limit=outer)
+    assert told(await request(chain))[:2] == reported
+
+
+async def test_what_a_response_does_not_say_is_what_was_reserved(runtime: Runtime):
+    steps = [
+        saying(None),
+        saying(0, status=200),
+        (200, JSON, [b'{"usage"']),
+        (200, [(b"content-type", b"text/event-stream")], [b'data: {"usage": {"total_tokens": 1}}\n\n']),
+        ConnectionError("no answer"),
+    ]
+    app = limited(
+        runtime, ScriptedApp(*steps), limit="50/minute", cost=10, cost_from="json:usage.total_tokens"
+    )
+    for _ in steps[:-1]:
+        await request(app)
+    with pytest.raises(ConnectionError):
+        await request(app)
+    assert await ask(app, 1) == [429]
+
+
+async def test_a_cost_is_settled_with_the_key_and_the_limits_that_it_was_reserved_from(runtime: Runtime):
+    app = limited(
+        runtime,
+        ScriptedApp(saying(7)),
+        limit=["10/second", "20/minute"],
+        strategy="fixed_window",
+        key="header:X-Api-Key",
+        cost_from="header:x-token-cost",
+    )
+    one, other = ({"headers": [(b"x-api-key", name)]} for name in (b"a", b"b"))
+    answers = [await request(app, **one) for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert told(await request(app, **other))[:2] == ("10", "3")
+
+
+async def test_shadow_mode_settles_too_and_says_nothing(clock: ManualClock):
+    runtime = Runtime(clock=clock)
+    app = limited(
+        runtime, ScriptedApp(saying(50)), limit="100/minute", mode="shadow", cost_from="header:x-token-cost"
+    )
+    exchange = Exchange()
+    answers = [await request(app, **{EXCHANGE: exchange}) for _ in range(4)]
+    assert [answer.status for answer in answers] == [200] * 4
+    assert answers[0].header("ratelimit-limit") is None
+    assert exchange.rate_limit is None
+    assert {c.name: c.value for c in runtime.counters} == {"shadow_rejected_total": 2}
+
+
+async def test_a_json_answer_is_passed_on_as_it_comes(runtime: Runtime):
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": JSON})
+        await send({"type": "http.response.body", "body": b'{"usage": ', "more_body": True})
+        await receive()
+        await send({"type": "http.response.body", "body": b'{"total_tokens": 5}}'})
+
+    chain = limited(runtime, app, limit="10/minute", cost_from="json:usage.total_tokens")
+    async with Conversation(chain, http_scope()) as talk:
+        assert (await talk.next())["type"] == "http.response.start"
+        assert (await talk.next())["body"] == b'{"usage": '
+        talk.body(b"")
+        await talk.finish()
+    assert told(await request(limited(runtime)))[1] == "99"
+    async with Conversation(chain, http_scope()) as talk:
+        assert dict((await talk.next())["headers"])[b"ratelimit-remaining"] == b"4"
+
+
+async def test_a_websocket_costs_what_was_reserved(runtime: Runtime):
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept", "headers": [(b"x-token-cost", b"0")]})
+
+    chain = limited(runtime, app, limit="1/minute", cost_from="header:x-token-cost")
+    answers = []
+    for _ in range(2):
+        async with Conversation(chain, websocket_scope()) as talk:
+            answers.append((await talk.next())["type"])
+    assert answers[0] == "websocket.accept"
+    assert answers[1] != "websocket.accept"

@@ -14,14 +14,12 @@ from limits import RateLimitItemPerHour
 from limits.aio import strategies as oracle
 from limits.aio.storage import MemoryStorage
 
+from asgi_gateway.policies.limit import COUNTERS, Counter, hit_all
 from asgi_gateway.policies.window import (
-    COUNTERS,
-    Counter,
     FixedWindow,
     MovingWindow,
     SlidingWindow,
     Window,
-    hit_all,
     tightest,
 )
 
@@ -209,6 +207,152 @@ async def test_a_burst_is_decided_as_limits_decides_it(
     expected = [await theirs.hit(item, "key", cost=cost) for _ in range(12)]
     assert {True, False} == set(expected)
     assert [one.hit(7200.0, 10, cost).allowed for _ in range(12)] == expected
+
+
+SETTLED = st.lists(
+    st.tuples(
+        st.just(0.0) | st.integers(0, 200).map(lambda n: n * EIGHTH),
+        st.integers(1, 3),
+        st.none() | st.tuples(st.integers(0, 4), st.integers(0, 30)),
+    ),
+    min_size=1,
+    max_size=60,
+)
+"""The gap to the hit before, its cost, and after it perhaps how many hits ago one is settled, and at what."""
+
+Settlements = list[tuple[float, int, tuple[int, int] | None]]
+
+
+class Books:
+    """What is counted, kept as a list of when what counts was taken, and how much of it."""
+
+    def __init__(self, counter: Counter, limit: int) -> None:
+        self.counter = counter
+        self.limit = limit
+        self.entries: list[tuple[float, int]] = []
+        self.reserved: list[tuple[float, int]] = []
+
+    def hit(self, now: float, cost: int) -> None:
+        if self.counter.hit(now, self.limit, cost).allowed:
+            self.entries.append((now, cost))
+            self.reserved.append((now, cost))
+
+    def settle(self, now: float, ago: int, actual: int) -> None:
+        if ago >= len(self.reserved):
+            return
+        taken_at, cost = self.reserved.pop(-1 - ago)
+        self.counter.settle(now, actual - cost, taken_at)
+        self.entries.append((now if actual > cost else taken_at, actual - cost))
+
+    def since(self, moment: float) -> int:
+        return sum(cost for at, cost in self.entries if at >= moment)
+
+
+def settled(counter: Counter, limit: int, start: float, schedule: Settlements) -> tuple[float, Books]:
+    now, books = start, Books(counter, limit)
+    for gap, cost, settlement in schedule:
+        now += gap
+        books.hit(now, cost)
+        if settlement is not None:
+            now += gap
+            books.settle(now, *settlement)
+    return now, books
+
+
+@given(limit=LIMITS, period=PERIODS, start=STARTS, schedule=SETTLED)
+@example(limit=12, period=10, start=0.0, schedule=[(0.0, 1, None), (0.0, 3, (0, 0))])
+def test_a_moving_window_counts_what_was_settled_in_the_last_period(
+    limit: int, period: int, start: float, schedule: Settlements
+):
+    counter = MovingWindow(period)
+    now, books = settled(counter, limit, start, schedule)
+    assert counter.count(now) == sum(cost for at, cost in books.entries if at + period > now)
+
+
+@given(limit=LIMITS, period=PERIODS, start=STARTS, schedule=SETTLED)
+def test_a_sliding_window_counts_what_was_settled_in_each_window(
+    limit: int, period: int, start: float, schedule: Settlements
+):
+    counter = SlidingWindow(period)
+    now, books = settled(counter, limit, start, schedule)
+    begun = now // period * period
+    previous, _, current, _ = counter.counts(now)
+    assert current == books.since(begun)
+    assert previous == books.since(begun - period) - books.since(begun)
+
+
+@given(limit=LIMITS, period=PERIODS, start=STARTS, schedule=SETTLED)
+def test_a_fixed_window_counts_what_was_settled_in_it(
+    limit: int, period: int, start: float, schedule: Settlements
+):
+    counter = FixedWindow(period)
+    now, books = settled(counter, limit, start, schedule)
+    left = counter.seconds_left(now)
+    assert counter.count(now) == (books.since(now + left - period) if left else 0)
+
+
+@every_counter
+@given(limit=LIMITS, period=PERIODS, start=STARTS, schedule=SETTLED)
+def test_what_is_told_after_a_settlement_is_as_true_as_before(
+    counter: type[Counter], limit: int, period: int, start: float, schedule: Settlements
+):
+    one = counter(period)
+    now, _ = settled(one, limit, start, schedule)
+    window = one.peek(now, limit)
+    assert 0 <= window.remaining <= limit
+    assert window.allowed == (window.retry_after == 0)
+    earlier = now + window.retry_after - 2e-6
+    assert earlier <= now or not one.peek(earlier, limit).allowed
+    assert one.peek(now + window.retry_after, limit).allowed
+    assert one.peek(now + window.reset_after + 2e-6, limit, limit).remaining == limit
+
+
+@every_counter
+@given(start=STARTS, gaps=st.tuples(*[st.integers(0, 200).map(lambda n: n * EIGHTH)] * 2))
+def test_what_is_given_back_comes_from_no_other_window_and_leaves_nothing_below_zero(
+    counter: type[Counter], start: float, gaps: tuple[float, float]
+):
+    one = counter(10)
+    one.hit(start, 100, 5)
+    later = start + gaps[0]
+    one.hit(later, 100, 3)
+    now = later + gaps[1]
+    before = one.peek(now, 100).remaining
+    one.settle(now, -5, start)
+    after = one.peek(now, 100).remaining
+    assert before <= after <= min(100, before + 5)
+    one.settle(now, -1000, start - 1000)
+    assert one.peek(now, 100).remaining == after
+    one.settle(now, -1000, later)
+    one.settle(now, -1000, start)
+    assert one.peek(now, 100).remaining == 100
+
+
+@every_counter
+def test_after_more_than_the_limit_was_settled_later_hits_wait(counter: type[Counter]):
+    one = counter(60)
+    assert one.hit(1000.0, 10).allowed
+    one.settle(1001.0, 24, 1000.0)
+    refused = one.hit(1002.0, 10)
+    assert (refused.allowed, refused.remaining) == (False, 0)
+    assert one.hit(1002.0 + refused.retry_after, 10).allowed
+
+
+def test_a_moving_window_forgets_a_hit_that_cost_nothing():
+    one = MovingWindow(60)
+    for at in (1.0, 2.0, 3.0):
+        one.hit(at, 10)
+    one.settle(4.0, -1, 2.0)
+    one.settle(4.0, -1, 3.0)
+    assert (one.count(4.0), one.peek(4.0, 10).reset_after) == (1, 57.0)
+
+
+def test_a_window_says_what_it_would_have_said_of_another_cost():
+    said = Window(10, 4, 60.0)
+    said.settle(-3)
+    assert said.remaining == 7
+    said.settle(9)
+    assert said.remaining == 0
 
 
 @given(now=st.floats(1.7e9, 1.8e9), previous=st.integers(0, 50), current=st.integers(0, 50))

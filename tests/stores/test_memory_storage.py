@@ -5,7 +5,8 @@ import pytest
 from limits import RateLimitItemPerMinute
 from limits.aio import strategies
 
-from asgi_gateway.policies.window import COUNTERS, FixedWindow, Limit, MovingWindow, SlidingWindow
+from asgi_gateway.policies.limit import COUNTERS, Limit
+from asgi_gateway.policies.window import FixedWindow, MovingWindow, SlidingWindow
 from asgi_gateway.stores.memory import BoundedMemoryStorage
 from asgi_gateway.testing import ManualClock
 
@@ -159,3 +160,17 @@ async def test_reset_forgets_everything(storage: BoundedMemoryStorage):
     assert await storage.check()
     assert await storage.reset() == 2
     assert len(storage) == 0
+
+
+def test_a_settlement_outlives_the_counter_that_it_was_reserved_from(clock: ManualClock):
+    storage = BoundedMemoryStorage(max_keys=2, clock=clock)
+    reserve = storage.reserving([Limit(MovingWindow, 10, 60)], 4)
+    (_, more), (_, less) = reserve("a"), reserve("a")
+    for other in ("b", "c"):
+        reserve(other)
+    clock.shift(1)
+    more(9)
+    less(0)
+    assert len(storage) == 2
+    window, _ = reserve("a")
+    assert (window.allowed, window.remaining) == (True, 1)

@@ -8,22 +8,24 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asgi_gateway.clock import SystemClock
 from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.events import Event, StoreFailed, StoreRecovered
 from asgi_gateway.middleware import RateLimitMiddleware
-from asgi_gateway.policies.window import COUNTERS, FixedWindow, Limit, SlidingWindow, Window, hit_all
+from asgi_gateway.policies.limit import COUNTERS, Limit, hit_all
+from asgi_gateway.policies.window import FixedWindow, SlidingWindow, Window
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.embedded import EmbeddedServer
 from asgi_gateway.stores.links import open_link
 from asgi_gateway.stores.pipe import Pipe, connect
 from asgi_gateway.stores.script import Script
-from asgi_gateway.stores.store import Store
+from asgi_gateway.stores.store import Store, name_of
 from asgi_gateway.stores.url import parse_store_url
-from asgi_gateway.testing import ScriptedApp, request, settle
+from asgi_gateway.testing import Conversation, ScriptedApp, request, settle
+from asgi_gateway.types import Receive, Scope, Send
 from tests.stores.conftest import Way, valkey
 
 Open = Callable[..., Store]
@@ -38,19 +40,30 @@ KINDS = st.sampled_from(sorted(COUNTERS))
 LIMITS = st.lists(
     st.tuples(KINDS, st.integers(1, 12), st.sampled_from([10, 60, 600])), min_size=1, max_size=3
 )
-HISTORIES = st.lists(
-    st.tuples(st.integers(0, 800).map(lambda n: n * 0.125), st.integers(1, 3)), min_size=1, max_size=40
-)
+GAPS = st.just(0) | st.integers(0, 100) | st.integers(0, 800)
+SETTLEMENTS = st.tuples(GAPS, st.integers(0, 5), st.integers(-6, -1) | st.integers(1, 20))
+HISTORIES = st.lists(st.tuples(GAPS, st.integers(1, 3), st.none() | SETTLEMENTS), min_size=1, max_size=40)
+"""The gap to what was before in eighths of a second, the cost, and perhaps a settlement: its own gap, how
+many hits ago its hit was, and how much more that has cost."""
 STARTS = st.sampled_from([1000.0, 59.875, 1_795_600_000.123457])
 
 
-@settings(max_examples=60, deadline=None)
+FIXED, SLIDING, MOVING = [("fixed_window", 9, 10)], [("sliding_window", 9, 10)], [("moving_window", 9, 10)]
+
+
+@settings(max_examples=100, deadline=None)
+@example(limits=FIXED, start=1000.0, history=[(0, 3, None), (96, 2, (0, 1, -3)), (0, 9, None)])
+@example(limits=MOVING, start=1000.0, history=[(0, 1, None), (0, 3, (0, 0, -3)), (0, 9, None)])
+@example(limits=FIXED, start=1000.0, history=[(0, 2, (96, 0, -1)), (0, 9, None)])
+@example(limits=SLIDING, start=1000.0, history=[(0, 2, (0, 0, -6)), (0, 9, None)])
+@example(limits=SLIDING, start=1000.0, history=[(0, 2, None), (80, 1, (0, 1, -6)), (8, 8, None)])
+@example(limits=SLIDING, start=1000.0, history=[(0, 2, None), (8, 3, (0, 1, -5)), (0, 9, None)])
 @given(limits=LIMITS, start=STARTS, history=HISTORIES)
 def test_the_script_says_what_the_policies_say(
     server: EmbeddedServer,
     limits: list[tuple[str, int, int]],
     start: float,
-    history: list[tuple[float, int]],
+    history: list[tuple[int, int, tuple[int, int, int] | None]],
 ):
     async def compare() -> None:
         link = await open_link(parse_store_url(server.url), SystemClock(), 5, lambda *_: None)
@@ -59,12 +72,23 @@ def test_the_script_says_what_the_policies_say(
         keys = tuple(b"{%d}:%d" % (id(counters), place) for place in range(len(limits)))
         terms = tuple(str(part).encode() for limit in limits for part in limit)
         now = start
+        taken: list[bytes] = []
         await link.send(keys[0], b"DEL", *keys)
-        for gap, cost in history:
-            now += gap
-            said = await script.run(link, keys, (repr(now).encode(), b"%d" % cost, *terms))
+        for gap, cost, settled in history:
+            now += gap / 8
+            said = await script.run(link, keys, (repr(now).encode(), b"%d" % cost, b"reserve", *terms))
             window = Window(said[0], said[1], float(said[2]), float(said[3]))
             assert window == hit_all(counters, now, cost)
+            if window.allowed:
+                taken.append(said[4])
+            later, ago, difference = settled or (0, 0, 0)
+            now += later / 8
+            if not difference or ago >= len(taken):
+                continue
+            at = taken[-1 - ago]
+            assert await script.post(link, keys, (repr(now).encode(), b"%d" % difference, at, *terms)) is None
+            for counter, _ in counters:
+                counter.settle(now, difference, float(at))
         await link.send(keys[0], b"DEL", *keys)
         link.close()
 
@@ -90,6 +114,122 @@ async def test_keys_of_other_types_are_other_keys(server: EmbeddedServer, open_s
     hit = open_store(server.url).limiter("one", LIMIT, 1)
     for key in ("a", b"a", ("client_address", "a"), "b'a'", "\udcff"):
         assert (await hit(key)).remaining == 99
+
+
+PARTS = st.one_of(st.text("a\0'(),\\\udcff", max_size=4), st.binary(max_size=2))
+KEYS = st.one_of(PARTS, st.tuples(PARTS, PARTS), st.tuples(st.none(), PARTS))
+
+
+@given(one=KEYS, other=KEYS)
+@example(one="\0('a', 'b')", other=("a", "b"))
+@example(one="('a', 'b')", other=("a", "b"))
+@example(one=("a', 'b", "c"), other=("a", "b', 'c"))
+def test_every_key_has_a_name_of_its_own(one: object, other: object):
+    assert (name_of(one) == name_of(other)) == (one == other)
+
+
+async def test_combinations_are_counted_apart_over_the_store(server: EmbeddedServer, open_store: Open):
+    apps = [
+        RateLimitMiddleware(
+            ScriptedApp(200),
+            limit="1/minute",
+            key=["header:X-A", "header:X-B"],
+            runtime=Runtime(state=open_store(server.url)),
+        )
+        for _ in range(2)
+    ]
+    for one, other in [(b"a", b"b"), (b"a', 'b", b"c"), (b"a", b"b', 'c"), (b"None", b"127.0.0.1")]:
+        headers = [(b"x-a", one), (b"x-b", other)]
+        assert [(await request(app, headers=headers)).status for app in apps] == [200, 429]
+    assert [(await request(app)).status for app in apps] == [200, 429], "without a part: by address"
+
+
+@pytest.mark.parametrize("kind", sorted(COUNTERS))
+async def test_what_was_reserved_over_the_store_is_settled_there(
+    kind: str, server: EmbeddedServer, open_store: Open
+):
+    limits = [Limit(COUNTERS[kind], 5000, 3600), Limit(COUNTERS[kind], 9000, 7200)]
+    stores = [open_store(server.url) for _ in range(2)]
+    one, other = (store.reserver("it", limits, 1000) for store in stores)
+    reserved = await asyncio.gather(*(reserve("a") for _ in range(10) for reserve in (one, other)))
+    admitted = [tell for window, tell in reserved if window.allowed]
+    assert len(admitted) == 5
+    for tell in admitted:
+        tell(200)
+    for store in stores:
+        await store.call("x", b"PING")  # behind the settlements, on the same connection
+    after = [(await one("a"))[0] for _ in range(6)]
+    assert [window.allowed for window in after] == [True] * 4 + [False] * 2
+    assert after[0].remaining == 5000 - 5 * 200 - 1000
+    _, tell = await other("b")
+    tell(7000)
+    assert not (await other("b"))[0].allowed
+
+
+async def test_a_settlement_takes_no_task_and_goes_before_the_next_hit(
+    server: EmbeddedServer, open_store: Open
+):
+    reserve = open_store(server.url).reserver("it", [Limit(FixedWindow, 100, 3600)], 1)
+    _, tell = await reserve("a")
+    before = asyncio.all_tasks()
+    tell(40)
+    assert asyncio.all_tasks() == before
+    assert (await reserve("a"))[0].remaining == 100 - 40 - 1
+
+
+async def test_the_cost_that_an_answer_says_is_settled_over_the_store(
+    server: EmbeddedServer, open_store: Open
+):
+    stores = [open_store(server.url) for _ in range(2)]
+    answers = []
+    for store in stores * 2:
+        app = RateLimitMiddleware(
+            ScriptedApp((200, [(b"x-token-cost", b"40")], [])),
+            limit="100/hour",
+            strategy="fixed_window",
+            cost_from="header:x-token-cost",
+            runtime=Runtime(state=store),
+        )
+        answers.append(await request(app))
+        await store.call("x", b"PING")  # behind the settlement, on the same connection
+    assert [answer.status for answer in answers] == [200, 200, 200, 429]
+    assert [answer.header("ratelimit-remaining") for answer in answers] == ["60", "20", "0", "0"]
+
+
+async def test_a_settlement_that_the_store_did_not_take_is_counted_and_harms_nobody(
+    way: Way, open_store: Open
+):
+    runtime = Runtime()
+    store = open_store(f"unix://{way.path}", timeout=0.05, runtime=runtime)
+    reserve = store.reserver("one", LIMIT, 1)
+
+    def lost() -> int:
+        return runtime.counter("store_settlements_lost_total").value
+
+    settlements = [(await reserve("a"))[1] for _ in range(3)]
+    settlements[0](1)  # nothing to settle, so nothing to lose
+    way.delay = 10
+    settlements[1](7)
+    assert lost() == 0
+    async with asyncio.timeout(5):
+        while not lost():
+            await asyncio.sleep(0.01)
+    assert store.degraded
+    settlements[2](7)
+    assert lost() == 2
+
+
+async def test_while_the_store_fails_the_local_window_settles(tmp_path: Path, open_store: Open):
+    app = RateLimitMiddleware(
+        ScriptedApp((200, [(b"x-token-cost", b"2")], [])),
+        limit="100/hour",
+        strategy="fixed_window",
+        cost=60,
+        cost_from="header:x-token-cost",
+        runtime=Runtime(state=open_store(f"unix://{tmp_path}/nobody.sock")),
+    )
+    answers = [await request(app) for _ in range(3)]
+    assert [answer.header("ratelimit-remaining") for answer in answers] == ["98", "96", "94"]
 
 
 async def test_what_it_keeps_expires_by_itself_and_holds_no_key_of_a_client(
@@ -119,7 +259,7 @@ async def test_a_failing_store_is_given_up_within_100_ms_and_used_again_by_itsel
     failure: str, way: Way, open_store: Open, events: list[Event]
 ):
     store = open_store(f"unix://{way.path}", timeout=0.05)
-    hit = store.limiter("one", LIMIT, 1)
+    hit = store.limiter("one", [Limit(FixedWindow, 100, 60)], 1)
     await hit("a")
     if failure == "slow":
         way.delay = 10
@@ -202,6 +342,46 @@ async def test_two_limiters_of_two_gateways_count_together(
     assert 1 <= int(str(answers[-1].header("retry-after"))) <= 120
 
 
+async def starts(scope: Scope, receive: Receive, send: Send) -> None:
+    """An app that starts when it is told to, and answers then."""
+    if scope["type"] != "lifespan":
+        await ScriptedApp(200)(scope, receive, send)
+        return
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+
+
+async def test_a_limiter_around_an_app_connects_before_the_app_starts(
+    way: Way, open_store: Open, events: list[Event]
+):
+    """The first request would not wait so long, and count for itself."""
+    way.delay = 0.1  # for each of three commands and of their answers
+    store = open_store(f"unix://{way.path}", timeout=0.5)
+    one, other = (RateLimitMiddleware(starts, runtime=Runtime(state=store)) for _ in range(2))
+    for app in (one, other):
+        before = store._link
+        async with Conversation(app, {"type": "lifespan"}) as talk:
+            await settle()
+            talk.give({"type": "lifespan.startup"})
+            assert await talk.next() == {"type": "lifespan.startup.complete"}
+        assert store._link is not None
+        assert before in (None, store._link), "once is enough"
+    assert (await request(one)).header("ratelimit-remaining") == "99"
+    assert (await request(other)).header("ratelimit-remaining") == "98"
+    assert events == []
+
+
+async def test_a_store_that_is_down_does_not_keep_an_app_from_starting(
+    tmp_path: Path, open_store: Open, events: list[Event]
+):
+    app = RateLimitMiddleware(starts, runtime=Runtime(state=open_store(f"unix://{tmp_path}/nobody.sock")))
+    async with Conversation(app, {"type": "lifespan"}) as talk:
+        talk.give({"type": "lifespan.startup"})
+        assert await talk.next() == {"type": "lifespan.startup.complete"}
+    assert [type(event) for event in events] == [StoreFailed]
+    assert (await request(app)).status == 200
+
+
 async def test_three_nodes_of_a_cluster_are_one_store(tmp_path: Path, open_store: Open):
     with ExitStack() as stack:
         ports = [
@@ -228,6 +408,10 @@ async def test_three_nodes_of_a_cluster_are_one_store(tmp_path: Path, open_store
         hits = [one.limiter("it", both, 1), other.limiter("it", both, 1)]
         windows = await asyncio.gather(*(hit(f"client-{n}") for n in range(60) for hit in hits * 2))
         assert sum(window.allowed for window in windows) == 60 * 3
+        reserve = one.reserver("tokens", both, 1)
+        for key in map(str, range(30)):
+            (await reserve(key))[1](3)
+        assert not any([(await reserve(key))[0].allowed for key in map(str, range(30))])
         held = [await pipe.send(b"DBSIZE") for pipe in pipes]
         assert all(count > 20 for count in held), "every node holds some"
         for pipe in pipes:

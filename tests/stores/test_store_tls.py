@@ -11,7 +11,7 @@ import trustme
 
 from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.events import Event
-from asgi_gateway.policies.window import COUNTERS, Limit
+from asgi_gateway.policies.limit import COUNTERS, Limit
 from asgi_gateway.stores.store import Store
 from tests.stores.conftest import valkey
 

@@ -40,6 +40,7 @@ def every_middleware_takes_an_app_and_is_one() -> list[ASGIApp]:
         HealthMiddleware(app),
         HedgeMiddleware(app, percentile=95, budget="off"),
         RateLimitMiddleware(app),
+        RateLimitMiddleware(app, key=["client_address", lambda scope: scope.get("plan")]),
         RequestIdMiddleware(app),
         RetryMiddleware(app),
         TimeoutMiddleware(app),
