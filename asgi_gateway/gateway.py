@@ -117,7 +117,7 @@ class Gateway:
         compile_generation(config, self._app, runtime, self._live)
 
     def status(self) -> dict[str, Any]:
-        """How it stands: its phase, its services, and every counter; plain data."""
+        """How it stands: its phase, its services, every counter and gauge; plain data."""
         now = self._runtime.clock.monotonic()
         services = {
             name: {
@@ -129,16 +129,12 @@ class Gateway:
             }
             for name, service in self._runtime.services.items()
         }
-        counters = [
-            {"name": counter.name, "labels": dict(counter.labels), "value": counter.value}
-            for counter in self._runtime.counters
-        ]
         return {
             "phase": self._lifecycle.phase,
             "generation": self.number,
             "uptime_seconds": round(now - self._lifecycle.started_at, 3),
             "services": services,
-            "counters": counters,
+            **self._runtime.metrics.report(),
         }
 
     def _retire(self, leaving: list[ProxyApp | EndpointsApp | Endpoint]) -> None:

@@ -12,6 +12,7 @@ from asgi_gateway.asgi.calls import direct
 from asgi_gateway.chain import ChainError, build_chain
 from asgi_gateway.config import Config, ConfigError, MiddlewareSpec, Mistake, Route, Service
 from asgi_gateway.errors import MissingExtra
+from asgi_gateway.metrics import Metrics
 from asgi_gateway.middleware.errors import ErrorsMiddleware
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.endpoints import Endpoint, EndpointsApp
@@ -40,6 +41,8 @@ class CompiledService:
     terminal: ASGIApp
     chain: ASGIApp
     status: ServiceStatus
+    metrics: Metrics
+    """The gauges of the chain."""
     replace_endpoints: Callable[[], list[Endpoint]] | None = None
     """Gives a terminal that stays its new endpoints; returns those that are gone."""
 
@@ -49,6 +52,8 @@ class Generation:
     """One configuration, compiled: the whole chain, and what has to be started and stopped with it."""
 
     app: ASGIApp
+    metrics: Metrics
+    """The gauges of the global chain."""
     middleware: tuple[MiddlewareSpec, ...]
     router: Router
     routes: tuple[ServiceRoute, ...]
@@ -67,6 +72,7 @@ class Generation:
         Nothing here waits, so no request sees one half of it.
         """
         self.router.lead(self.routes)
+        runtime.metrics.show([self.metrics, *(compiled.metrics for compiled in self.services.values())])
         runtime.services.clear()
         gone: list[Endpoint] = []
         if runtime.chains is not None:
@@ -122,25 +128,27 @@ def _compile(config: Config, app: ASGIApp | None, runtime: Runtime, before: Gene
         for route in one.service.routes
     )
     if before is not None and before.middleware == config.middleware:
-        outer, router = before.app, before.router
+        outer, metrics, router = before.app, before.metrics, before.router
     else:
-        router = Router((), app)
+        router, metrics = Router((), app), runtime.metrics.part()
         try:
-            outer = direct(_guarded(build_chain(config.middleware, router, runtime), config.middleware))
+            own = replace(runtime, metrics=metrics)
+            outer = direct(_guarded(build_chain(config.middleware, router, own), config.middleware))
         except ChainError as error:
             mistakes.append(config.mistake(error.spec.path, str(error)))
     if mistakes:
         raise ConfigError(mistakes)
-    return Generation(outer, config.middleware, router, routes, services, mounted)
+    return Generation(outer, metrics, config.middleware, router, routes, services, mounted)
 
 
 def _service(name: str, service: Service, runtime: Runtime, known: CompiledService | None) -> CompiledService:
     """The service compiled, with its terminal and its chain taken from `known` where they stay the same."""
-    scoped = runtime.scoped_to(name)
+    scoped = replace(runtime.scoped_to(name), metrics=runtime.metrics.part())
     if known is None or known.service.model_copy(update=_APART) != service.model_copy(update=_APART):
         status = runtime.services[name] = ServiceStatus(name, service.required)
         terminal = terminal_of(service, scoped)
-        return CompiledService(service, terminal, build_chain(service.middleware, terminal, scoped), status)
+        chain = build_chain(service.middleware, terminal, scoped)
+        return CompiledService(service, terminal, chain, status, scoped.metrics)
     terminal = known.terminal
     change: Callable[[], list[Endpoint]] | None = None
     if isinstance(terminal, EndpointsApp) and known.service.endpoints != service.endpoints:
@@ -149,7 +157,7 @@ def _service(name: str, service: Service, runtime: Runtime, known: CompiledServi
         return replace(known, service=service, replace_endpoints=change)
     status = runtime.services[name] = ServiceStatus(name, service.required, endpoints=known.status.endpoints)
     chain = build_chain(service.middleware, terminal, scoped)
-    return CompiledService(service, terminal, chain, status, change)
+    return CompiledService(service, terminal, chain, status, scoped.metrics, change)
 
 
 def _guarded(app: ASGIApp, chain: tuple[MiddlewareSpec, ...]) -> ASGIApp:

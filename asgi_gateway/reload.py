@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 from asgi_gateway.clock import Clock, SystemClock
 from asgi_gateway.config import Config, ConfigError, Files, load_config
+from asgi_gateway.metrics import Metrics
 
 SETTLE: Final = 0.1
 """Seconds in which files must not change again, so that none is read half written."""
@@ -43,6 +44,11 @@ class Reloader:
         """The outcome of the last reload; None before the first."""
         self.number = 1
         """The generation that serves: 1, and one more with each reload."""
+        self.metrics = Metrics()
+        """How reloads went."""
+        self._succeeded = self.metrics.counter("config_reloads_total", result="success")
+        self._failed = self.metrics.counter("config_reloads_total", result="failure")
+        self.metrics.gauge("config_last_reload_success", lambda: int(not (self.last and self.last.mistakes)))
         self._config = config
         self._files = files
         self._apply = apply
@@ -66,6 +72,7 @@ class Reloader:
                 self._config = config
                 self.number += 1
             self.last = Outcome(self._clock.wall(), mistakes)
+            (self._failed if mistakes else self._succeeded).add()
         _tell(self.last)
         return self.last
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from asgi_gateway.clock import Clock, SystemClock
-from asgi_gateway.counters import Counter, Counters
 from asgi_gateway.events import EventSink, log_event
+from asgi_gateway.metrics import Counter, Gauge, Metrics
 from asgi_gateway.policies.circuit_breaker import CircuitBreaker
 from asgi_gateway.policies.retry_budget import Budget, RetryBudget
 from asgi_gateway.policies.window import Limit, Window
@@ -80,7 +80,7 @@ class SharedState(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Clock, random numbers, event sink, counters, shared state, and the services by name.
+    """Clock, random numbers, event sink, metrics, shared state, and the services by name.
 
     A middleware that is given none makes its own, so nothing is shared by accident. `service` is
     the name of the service in whose chain the middleware stands, None in the global chain. `chains`
@@ -92,7 +92,7 @@ class Runtime:
     random: Callable[[], float] = random.random
     emit: EventSink = log_event
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
-    counters: Counters = field(default_factory=Counters)
+    metrics: Metrics = field(default_factory=Metrics)
     services: dict[str, ServiceStatus] = field(default_factory=dict)
     chains: dict[str, ASGIApp] | None = None
     service: str | None = None
@@ -101,7 +101,11 @@ class Runtime:
 
     def counter(self, name: str, **labels: str | None) -> Counter:
         """The counter of that name and these labels, for `service` where there is one."""
-        return self.counters.counter(name, service=self.service, **labels)
+        return self.metrics.counter(name, service=self.service, **labels)
+
+    def gauge(self, name: str, read: Callable[[], float], **labels: str | None) -> Gauge:
+        """A gauge of that name and these labels whose value `read` tells, likewise."""
+        return self.metrics.gauge(name, read, service=self.service, **labels)
 
     @property
     def service_status(self) -> ServiceStatus:

@@ -467,3 +467,29 @@ async def test_a_websocket_of_a_removed_service_is_closed_at_the_deadline() -> N
                 while not told:
                     await asyncio.sleep(0.01)
     assert told == [1001]
+
+
+def gauges(gateway: Gateway) -> dict[tuple[str, str | None], float]:
+    """What each gauge says, by name and service."""
+    told = gateway.status()["gauges"]
+    return {(gauge["name"], gauge["labels"].get("service")): gauge["value"] for gauge in told}
+
+
+async def test_a_gauge_goes_with_the_chain_that_it_tells_of() -> None:
+    def limit(places: int) -> dict[str, Any]:
+        return {"concurrency_limit": {"max_in_flight": places}}
+
+    data, other = (service(path, url="http://127.0.0.1:9") for path in ("/d/*", "/o/*"))
+    gateway = Gateway(config((limit(1),), data=data | {"middleware": [limit(2)]}, other=other))
+    kept = {("concurrency_limit", None): 1, ("concurrency_in_flight", None): 0}
+    changed = {("concurrency_limit", "data"): 2, ("concurrency_in_flight", "data"): 0}
+    assert gauges(gateway) == kept | changed
+    refused = {"concurrency_limit": {"max_in_flight": 3, "adaptive": {"latency": 1}}}
+    with pytest.raises(ConfigError):
+        await gateway.reload(config((limit(4),), other=other | {"middleware": [limit(5), refused]}))
+    gateway.check(parse_config(config((limit(5),), data=data)))
+    assert gauges(gateway) == kept | changed
+    await gateway.reload(config((limit(1),), data=data | {"middleware": [limit(6)]}))
+    assert gauges(gateway) == kept | changed | {("concurrency_limit", "data"): 6}
+    await gateway.reload(config((limit(1),), data=data))
+    assert gauges(gateway) == kept

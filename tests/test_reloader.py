@@ -200,3 +200,21 @@ async def test_a_reload_that_cannot_be_applied_is_told(
     assert (await reloader.reload()).mistakes == ("the reload failed, the log says why",)
     assert reloader.number == 1
     assert "a bug" in caplog.text
+
+
+async def test_reloads_are_counted_and_the_last_one_is_told(folder: Path) -> None:
+    async with followed(folder) as one:
+        metrics = one.reloader.metrics
+
+        def told() -> list[float]:
+            return [metric.value for metric in (*metrics.counters, *metrics.gauges)]
+
+        names = {metric.name for metric in (*metrics.counters, *metrics.gauges)}
+        assert names == {"config_reloads_total", "config_last_reload_success"}
+        assert told() == [0, 0, 1]
+        (folder / "gateway.yaml").write_text("version: 2\n")
+        await one.reloader.reload()
+        assert told() == [0, 1, 0]
+        (folder / "gateway.yaml").write_text(TEXT)
+        await one.reloader.reload()
+        assert told() == [1, 1, 1]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -34,6 +35,9 @@ from asgi_gateway.types import (
 )
 
 CIRCUIT_OPEN: Final = Failure("circuit_open", "gateway")
+
+_NUMBERS: Final[Mapping[str | None, int]] = MappingProxyType({"closed": 0, "open": 1, "half_open": 2})
+"""What the gauge says for each state."""
 
 
 class CircuitBreakerMiddleware:
@@ -125,10 +129,13 @@ class CircuitBreakerMiddleware:
         if shared and runtime.state is not None:
             name = f"{runtime.service}/{runtime.twin}"
             self._tell = runtime.state.breaker(name, self.policy, self._opened)
-        if runtime.service is not None:
-            status = runtime.services.setdefault(runtime.service, ServiceStatus(runtime.service))
-            if self._shadow is None:
-                status.breakers.append(self.policy)
+        status = runtime.service_status if self._shadow is None else ServiceStatus("")
+        status.breakers.append(self.policy)
+        runtime.gauge(
+            "circuit_breaker_state",
+            lambda: _NUMBERS[status.breaker_state(self._clock.monotonic())],
+            mode="shadow" if self._shadow else None,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):

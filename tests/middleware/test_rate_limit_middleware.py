@@ -386,4 +386,4 @@ async def test_in_shadow_mode_nothing_is_refused_and_all_is_told():
     answers = [await request(app) for _ in range(3)]
     assert [answer.status for answer in answers] == [200] * 3
     assert answers[0].header("ratelimit-limit") is None
-    assert {c.name: c.value for c in runtime.counters} == {"shadow_rejected_total": 2}
+    assert {c.name: c.value for c in runtime.metrics.counters} == {"shadow_rejected_total": 2}

@@ -700,7 +700,7 @@ def skipped(runtime: Runtime) -> dict[str, int]:
     """How many retries were skipped, by reason."""
     return {
         dict(counter.labels)["reason"]: counter.value
-        for counter in runtime.counters
+        for counter in runtime.metrics.counters
         if counter.name == "retry_skipped_total" and counter.value
     }
 

@@ -227,3 +227,27 @@ def test_the_socket_is_in_the_folder_of_the_file(tmp_path: Path, monkeypatch: py
     (tmp_path / "gateway.yaml").write_text("version: 1\nadmin: {socket: admin}\n")
     monkeypatch.chdir("/")
     assert admin_path(load_config(tmp_path / "gateway.yaml")) == tmp_path / "admin"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_report_adds_up_counters_and_tells_how_the_last_reload_went(
+    tmp_path: Path, workers: int
+) -> None:
+    mock = "{mock: {answers: [{status: 200}]}}"
+    fault = "{fault: {abort: {status: 503}}}"
+    async with running(tmp_path, "http://127.0.0.1:9", workers=workers, reload=NO_WATCH) as gateway:
+        gateway.chain = f"[{fault}, {mock}]"
+        gateway.write("http://127.0.0.1:9")
+        assert await gateway.reload() == []
+        for _ in range(6):
+            await get(gateway)
+        gateway.file.write_text("version: 2\n")
+        assert await gateway.reload() != []
+        report = await gateway.ask("GET /status")
+        told = {(one["name"], *one["labels"].values()): one["value"] for one in report["counters"]}
+        assert told["faults_total", "abort"] == 6
+        assert told["config_reloads_total", "success"] == told["config_reloads_total", "failure"] == 1
+        assert [gauge["value"] for gauge in report["gauges"]] == [0]
+        gateway.write("http://127.0.0.1:9")
+        assert await gateway.reload() == []
+        assert [gauge["value"] for gauge in (await gateway.ask("GET /status"))["gauges"]] == [1]
