@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -53,7 +53,14 @@ class Gateway:
         self._app = app
         self._lifecycle = Lifecycle(phase="starting")
         base = runtime or Runtime()
-        self._runtime = replace(base, lifecycle=self._lifecycle, services={}, chains={}, service=None)
+        self._runtime = replace(
+            base,
+            lifecycle=self._lifecycle,
+            services={},
+            chains={},
+            service=None,
+            background=set(),
+        )
         self._store = open_state(self.config, self._runtime)
         self._runtime = replace(self._runtime, state=self._store or base.state)
         self._lifecycle.started_at = base.clock.monotonic()
@@ -182,6 +189,7 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _stop(self, started: list[InnerLifespan]) -> None:
+        await _cancelled(self._runtime.background)
         for inner in reversed(started):
             await inner.shutdown()
         for task in self._retiring:
@@ -205,6 +213,15 @@ async def _open(old: Generation, new: Generation) -> None:
     before, now = old.proxies, new.proxies
     changed = {one.terminal for one in new.services.values() if one.replace_endpoints is not None}
     await asyncio.gather(*(proxy.warm() for proxy in now if proxy in changed or proxy not in before))
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end."""
+    ended = list(tasks)
+    for task in ended:
+        task.cancel()
+    if ended:
+        await asyncio.wait(ended)
 
 
 def _loaded(config: Source) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -85,7 +86,8 @@ class Runtime:
     A middleware that is given none makes its own, so nothing is shared by accident. `service` is
     the name of the service in whose chain the middleware stands, None in the global chain. `chains`
     are the chains of all services as they are now; None where there is no gateway. `state` is None where
-    every process counts for itself. `twin` tells equal middlewares of one chain apart: 0 is the outermost.
+    every process counts for itself. `background` are the tasks that outlive their requests; the gateway
+    cancels them at its end. `twin` tells equal middlewares of one chain apart: 0 is the outermost.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -97,6 +99,7 @@ class Runtime:
     chains: dict[str, ASGIApp] | None = None
     service: str | None = None
     state: SharedState | None = None
+    background: set[asyncio.Task[None]] = field(default_factory=set)
     twin: int = 0
 
     def counter(self, name: str, **labels: str | None) -> Counter:

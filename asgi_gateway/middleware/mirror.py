@@ -93,8 +93,9 @@ class MirrorMiddleware:
             return
         self._sent.add()
         task = asyncio.create_task(self._send(scope, body))
-        self._in_flight.add(task)
-        task.add_done_callback(self._in_flight.discard)
+        for running in (self._in_flight, self._runtime.background):
+            running.add(task)
+            task.add_done_callback(running.discard)
 
     def too_large(self) -> None:
         """Count a request whose body turned out too large."""
