@@ -38,7 +38,9 @@ class FallbackMiddleware:
         self,
         app: ASGIApp,
         *,
-        targets: Annotated[tuple[Target, ...], Field(description="The services to try, in this order.")] = (),
+        targets: Annotated[
+            tuple[Target, ...], Field(min_length=1, description="The services to try, in this order.")
+        ],
         statuses: Annotated[
             StatusSet, Field(description="Statuses of a service at which the next is tried.")
         ] = frozenset({500, 502, 503, 504}),
@@ -59,7 +61,7 @@ class FallbackMiddleware:
         self._fallbacks = runtime.counter("fallbacks_total")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or len(self._apps) == 1:
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         exchange: Exchange | None = scope.get(EXCHANGE)

@@ -43,6 +43,8 @@ class FaultMiddleware:
         ] = None,
         runtime: Runtime | None = None,
     ) -> None:
+        if delay is None and abort is None:
+            raise ValueError("it causes nothing: give delay or abort")
         self.app = direct(app)
         self.policy = Fault(delay, abort)
         name, _, value = (when_header or "").partition(":")
