@@ -1,11 +1,13 @@
 """Split, fault and mock by raw ASGI."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from asgi_gateway import ConfigError, Gateway
+from asgi_gateway.context import EXCHANGE, ON_DISCONNECT, Exchange
 from asgi_gateway.errors import ResponseAborted
 from asgi_gateway.middleware import (
     CircuitBreakerMiddleware,
@@ -94,6 +96,35 @@ async def test_a_delay_waits_by_the_clock() -> None:
         await clock.advance(0.1)
         await settle()
         assert (await talk.finish()).status == 200
+
+
+async def test_a_delay_ends_when_the_client_leaves(clock: ManualClock) -> None:
+    listening: list[Callable[[], None]] = []
+
+    def on_disconnect(left: Callable[[], None]) -> Callable[[], None]:
+        listening.append(left)
+        return lambda: listening.remove(left)
+
+    inner, exchange = ScriptedApp(200), Exchange()
+    app = FaultMiddleware(inner, delay={"duration": "2s"}, runtime=Runtime(clock=clock))
+    more = {EXCHANGE: exchange, ON_DISCONNECT: on_disconnect}
+    async with Conversation(app, http_scope(**more)) as talk:
+        await settle()
+        listening[0]()
+        await settle()
+        assert talk.done
+    assert exchange.failure is not None
+    assert (exchange.failure.kind, inner.calls, listening, clock.pending) == (
+        "client_disconnected",
+        [],
+        [],
+        [],
+    )
+    async with Conversation(app, http_scope(**more)) as talk:
+        talk.body()
+        await clock.advance(2)
+        assert (await talk.finish()).status == 200
+    assert listening == []
 
 
 async def test_an_abort_answers_and_is_marked() -> None:
