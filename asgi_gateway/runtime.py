@@ -52,6 +52,11 @@ class ServiceStatus:
         states = {breaker.state(now) for breaker in self.breakers}
         return next((state for state in ("open", "half_open", "closed") if state in states), None)
 
+    def open_for(self, now: float) -> float:
+        """Seconds for which the service's breaker stays open; 0 where it is not."""
+        is_open = (breaker for breaker in self.breakers if breaker.state(now) == "open")
+        return max((breaker.opens_until - now for breaker in is_open), default=0.0)
+
     def retry_budget(self, budget: Budget) -> RetryBudget:
         """The one retry budget of the service with these options, for all who retry or hedge."""
         known = self.retry_budgets.get(budget)
