@@ -12,7 +12,7 @@ from asgi_gateway.asgi.attempt import Gate, refuse_lost_cancellation, settled
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.replay import ReplayableBody, declared_length
 from asgi_gateway.asgi.targets import Target, target_app
-from asgi_gateway.context import DEADLINE, EXCHANGE, Exchange, join_exchange
+from asgi_gateway.context import ATTEMPT, DEADLINE, EXCHANGE, Exchange, join_exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, FailureKind, ResponseAborted
 from asgi_gateway.options import validated
 from asgi_gateway.policies.fallback import DEFAULT_FAILURES, FallbackPolicy
@@ -89,7 +89,8 @@ class FallbackMiddleware:
                 return
             refuse_lost_cancellation(task, cancelling)
             body = body or ReplayableBody(receive, 0, empty=True)
-            scope = gate.scope  # noqa: F841 - the next round reads it
+            scope = {**gate.scope}
+            scope.pop(ATTEMPT, None)  # the next one counts its own
             self._fallbacks.add()
             _begin_anew(exchange)
 
@@ -147,7 +148,6 @@ class _FallbackGate(Gate):
 def _begin_anew(exchange: Exchange) -> None:
     """Let the exchange tell of the service that is tried next, and that another was before."""
     exchange.fallbacks += (exchange.service or "",)
-    exchange.attempts = 0
     exchange.breaker_state = exchange.endpoint = exchange.failure = None
     exchange.first_byte_seconds = exchange.upstream_seconds = exchange.upstream_status = None
     exchange.tried = ()
