@@ -15,18 +15,24 @@ from asgi_gateway.metrics import Metrics
 SETTLE: Final = 0.1
 """Seconds in which files must not change again, so that none is read half written."""
 
-Apply: TypeAlias = Callable[[Config, Files], Awaitable[None]]
-"""Puts a configuration to work; raises `ConfigError`. The files give it again to whoever asks."""
+Apply: TypeAlias = Callable[[Config, Files], Awaitable[tuple[str, ...]]]
+"""Puts a configuration to work and says what of it takes a restart; raises `ConfigError`.
+
+The files give it again to whoever asks."""
 
 _logger = logging.getLogger("asgi_gateway.reload")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one reload: when it was, and why the one before was kept, if it was."""
+    """What became of one reload: when it was, and why the one before was kept, if it was.
+
+    `restarts` says what changed that no reload brings about.
+    """
 
     at: float
     mistakes: tuple[str, ...] = ()
+    restarts: tuple[str, ...] = ()
 
 
 class Reloader:
@@ -59,9 +65,10 @@ class Reloader:
         """Read everything again and put it to work, or log why not."""
         async with self._turn:
             self._files = files = Files()
+            restarts: tuple[str, ...] = ()
             try:
                 config = await asyncio.to_thread(load_config, self.path, files=files)
-                await self._apply(config, files.frozen())
+                restarts = await self._apply(config, files.frozen())
             except ConfigError as error:
                 mistakes = tuple(map(str, error.mistakes))
             except Exception:
@@ -71,7 +78,7 @@ class Reloader:
                 mistakes = ()
                 self._config = config
                 self.number += 1
-            self.last = Outcome(self._clock.wall(), mistakes)
+            self.last = Outcome(self._clock.wall(), mistakes, restarts)
             (self._failed if mistakes else self._succeeded).add()
         _tell(self.last)
         return self.last
@@ -98,6 +105,8 @@ class Reloader:
 def _tell(outcome: Outcome) -> None:
     if not outcome.mistakes:
         _logger.info("the configuration was reloaded")
+        for restart in outcome.restarts:
+            _logger.warning("%s", restart)
         return
     _logger.error("the configuration has mistakes, the one before is kept")
     for mistake in outcome.mistakes:

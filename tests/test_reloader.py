@@ -27,9 +27,10 @@ class Followed:
         config = load_config(folder / "gateway.yaml", files=files)
         self.reloader = Reloader(str(folder / "gateway.yaml"), config, files, self._apply, clock=clock)
 
-    async def _apply(self, config: Config, files: Files) -> None:
+    async def _apply(self, config: Config, files: Files) -> tuple[str, ...]:
         assert load_config(self.folder / "gateway.yaml", files=files) == config
         self.applied.append(config)
+        return ()
 
     async def looks(self, times: int = 1) -> None:
         """Let that many looks at the files pass, and what they lead to."""
@@ -185,10 +186,10 @@ async def test_what_is_not_to_be_watched_is_reloaded_when_asked(folder: Path) ->
 async def test_a_reload_that_cannot_be_applied_is_told(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def refuse(config: Config, files: Files) -> None:
+    async def refuse(config: Config, files: Files) -> tuple[str, ...]:
         raise ConfigError([config.mistake(("logging",), "not here")])
 
-    async def break_down(config: Config, files: Files) -> None:
+    async def break_down(config: Config, files: Files) -> tuple[str, ...]:
         raise RuntimeError("a bug")
 
     files = Files()
