@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from asgi_gateway.config import Config, load_config, parse_config
 from asgi_gateway.context import join_exchange
-from asgi_gateway.generation import Generation, compile_generation
+from asgi_gateway.generation import Generation, compile_generation, compiling
 from asgi_gateway.lifespan import InnerLifespan, StartupFailed
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.endpoints import Endpoint, EndpointsApp
@@ -97,10 +97,10 @@ class Gateway:
             raise ValueError("there is no file to read again: name one, or give the configuration")
         async with self._reloading:
             loaded = source if isinstance(source, Config) else await asyncio.to_thread(_loaded, source)
+            check_same_state(self.config, loaded)
+            old, new = self._live, await self._compiled(loaded)
             if self._lifecycle.phase == "draining":
                 return
-            check_same_state(self.config, loaded)
-            old, new = self._live, compile_generation(loaded, self._app, self._runtime, self._live)
             self._live, self._source, self.config = new, source, loaded
             self.number += 1
             gone = new.take_over(self._runtime)
@@ -120,8 +120,7 @@ class Gateway:
     def check(self, config: Config) -> None:
         """Raise `ConfigError` where a reload with this configuration would, and change nothing."""
         check_same_state(self.config, config)
-        runtime = replace(self._runtime, services=dict(self._runtime.services))
-        compile_generation(config, self._app, runtime, self._live)
+        compile_generation(config, self._app, self._runtime, self._live)
 
     def status(self) -> dict[str, Any]:
         """How it stands: its phase, its services, every counter and gauge; plain data."""
@@ -143,6 +142,17 @@ class Gateway:
             "services": services,
             **self._runtime.metrics.report(),
         }
+
+    async def _compiled(self, config: Config) -> Generation:
+        """Compile while requests are served in turns with it."""
+        steps = compiling(config, self._app, self._runtime, self._live)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                generation: Generation = end.value
+                return generation
+            await self._runtime.clock.sleep(0)
 
     def _retire(self, leaving: list[ProxyApp | EndpointsApp | Endpoint]) -> None:
         """Close what serves nothing new, as soon as it serves nothing at all."""

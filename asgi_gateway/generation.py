@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -91,22 +91,26 @@ def compile_generation(
 ) -> Generation:
     """Build every chain that `before` does not have; raises `ConfigError` with all that will not be built.
 
-    Nothing that serves is touched before `take_over`, which must follow without a wait.
+    Nothing that serves is touched before `take_over`.
     """
-    statuses = dict(runtime.services)
-    try:
-        return _compile(config, app, runtime, before)
-    except BaseException:
-        runtime.services.clear()
-        runtime.services.update(statuses)
-        raise
+    steps = compiling(config, app, runtime, before)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            generation: Generation = end.value
+            return generation
 
 
-def _compile(config: Config, app: ASGIApp | None, runtime: Runtime, before: Generation | None) -> Generation:
+def compiling(
+    config: Config, app: ASGIApp | None, runtime: Runtime, before: Generation | None
+) -> Generator[None, None, Generation]:
+    """The same in small steps, one for each service, between which others may have their turn."""
     mistakes: list[Mistake] = []
     services: dict[str, CompiledService] = {}
     for name, service in config.services.items():
         known = before.services.get(name) if before else None
+        yield
         try:
             services[name] = _service(name, service, runtime, known)
         except ChainError as error:
@@ -143,9 +147,9 @@ def _compile(config: Config, app: ASGIApp | None, runtime: Runtime, before: Gene
 
 def _service(name: str, service: Service, runtime: Runtime, known: CompiledService | None) -> CompiledService:
     """The service compiled, with its terminal and its chain taken from `known` where they stay the same."""
-    scoped = replace(runtime.scoped_to(name), metrics=runtime.metrics.part())
+    status = ServiceStatus(name, service.required)
+    scoped = replace(runtime.scoped_to(name), status=status, metrics=runtime.metrics.part())
     if known is None or known.service.model_copy(update=_APART) != service.model_copy(update=_APART):
-        status = runtime.services[name] = ServiceStatus(name, service.required)
         terminal = terminal_of(service, scoped)
         chain = build_chain(service.middleware, terminal, scoped)
         return CompiledService(service, terminal, chain, status, scoped.metrics)
@@ -155,7 +159,7 @@ def _service(name: str, service: Service, runtime: Runtime, known: CompiledServi
         change = partial(terminal.replace, *following_endpoints(service, scoped, terminal))
     if known.service.middleware == service.middleware:
         return replace(known, service=service, replace_endpoints=change)
-    status = runtime.services[name] = ServiceStatus(name, service.required, endpoints=known.status.endpoints)
+    status.endpoints = known.status.endpoints
     chain = build_chain(service.middleware, terminal, scoped)
     return CompiledService(service, terminal, chain, status, scoped.metrics, change)
 

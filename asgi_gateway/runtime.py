@@ -88,11 +88,12 @@ class SharedState(Protocol):
 class Runtime:
     """Clock, random numbers, event sink, metrics, shared state, and the services by name.
 
-    A middleware that is given none makes its own, so nothing is shared by accident. `service` is
-    the name of the service in whose chain the middleware stands, None in the global chain. `chains`
-    are the chains of all services as they are now; None where there is no gateway. `state` is None where
-    every process counts for itself. `background` are the tasks that outlive their requests; the gateway
-    cancels them at its end. `twin` tells equal middlewares of one chain apart: 0 is the outermost.
+    A middleware that is given none makes its own, so nothing is shared by accident. `service` is the name of
+    the service in whose chain the middleware stands, None in the global chain; `status` is what is known of
+    it where that is not among the `services` yet. `chains` are the chains of all services as they are now;
+    None where there is no gateway. `state` is None where every process counts for itself. `background` are
+    the tasks that outlive their requests; the gateway cancels them at its end. `twin` tells equal
+    middlewares of one chain apart: 0 is the outermost.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -103,6 +104,7 @@ class Runtime:
     services: dict[str, ServiceStatus] = field(default_factory=dict)
     chains: dict[str, ASGIApp] | None = None
     service: str | None = None
+    status: ServiceStatus | None = None
     state: SharedState | None = None
     background: set[asyncio.Task[None]] = field(default_factory=set)
     twin: int = 0
@@ -118,6 +120,8 @@ class Runtime:
     @property
     def service_status(self) -> ServiceStatus:
         """What is known of `service`; of nothing but the caller's own where there is none."""
+        if self.status is not None:
+            return self.status
         if self.service is None:
             return ServiceStatus("")
         return self.services.setdefault(self.service, ServiceStatus(self.service))

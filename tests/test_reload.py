@@ -493,3 +493,26 @@ async def test_a_gauge_goes_with_the_chain_that_it_tells_of() -> None:
     assert gauges(gateway) == kept | changed | {("concurrency_limit", "data"): 6}
     await gateway.reload(config((limit(1),), data=data))
     assert gauges(gateway) == kept
+
+
+async def test_others_have_their_turn_while_many_services_are_built() -> None:
+    def with_limit(places: int) -> dict[str, Any]:
+        chain = [{"concurrency_limit": {"max_in_flight": places}}]
+        names = [f"s{number}" for number in range(30)]
+        return config(
+            **{name: service(f"/{name}", url="http://127.0.0.1:9", middleware=chain) for name in names}
+        )
+
+    gateway = Gateway(with_limit(1))
+    known: list[dict[str, object]] = []
+
+    async def other() -> None:
+        while gateway.number == 1:
+            known.append(dict(gateway._runtime.services))
+            await asyncio.sleep(0)
+
+    turns = asyncio.ensure_future(other())
+    await gateway.reload(parse_config(with_limit(2)))
+    await turns
+    assert len(known) >= 30
+    assert all(services == known[0] for services in known), "what serves is what is told of"
