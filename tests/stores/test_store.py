@@ -180,7 +180,9 @@ async def test_a_connection_that_closes_while_nobody_waits_is_no_failure(
     await hit("a")
     await way.shut()
     await way.open(way.path)
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        while store._link is not None:
+            await asyncio.sleep(0.001)
     assert (await hit("a")).remaining == 98
     assert events == []
 
