@@ -59,6 +59,7 @@ class Gateway:
             services={},
             chains={},
             service=None,
+            status=None,
             background=set(),
         )
         self._store = open_state(self.config, self._runtime)

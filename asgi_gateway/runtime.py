@@ -128,4 +128,4 @@ class Runtime:
 
     def scoped_to(self, service: str) -> Runtime:
         """The same runtime for the chain of one service."""
-        return replace(self, service=service)
+        return replace(self, service=service, status=None)
