@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from asgi_gateway.config import Config, load_config, parse_config
 from asgi_gateway.context import join_exchange
-from asgi_gateway.generation import Generation, compile_generation, compiling
+from asgi_gateway.generation import Chains, Generation, compile_generation, compiling
 from asgi_gateway.lifespan import InnerLifespan, StartupFailed
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.endpoints import Endpoint, EndpointsApp
@@ -57,7 +57,7 @@ class Gateway:
             base,
             lifecycle=self._lifecycle,
             services={},
-            chains={},
+            chains=Chains(),
             service=None,
             status=None,
             background=set(),

@@ -11,9 +11,10 @@ from typing import Any, Final
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.chain import ChainError, build_chain
 from asgi_gateway.config import Config, ConfigError, MiddlewareSpec, Mistake, Route, Service
-from asgi_gateway.errors import MissingExtra
+from asgi_gateway.errors import Failure, MissingExtra
 from asgi_gateway.metrics import Metrics
 from asgi_gateway.middleware.errors import ErrorsMiddleware
+from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.endpoints import Endpoint, EndpointsApp
 from asgi_gateway.registry import MiddlewareNotFound
@@ -31,6 +32,16 @@ _APART: Final[Mapping[str, Any]] = MappingProxyType(
     {"endpoints": None, "routes": (), "required": False, "middleware": ()}
 )
 """What of a service may change while the app that its chain ends in stays."""
+
+
+GONE: Final = Problem(503, Failure("draining", "gateway"), "The service was removed.")
+
+
+class Chains(dict[str, ASGIApp]):
+    """The chains of all services by name; a request in progress may still ask for one that was removed."""
+
+    def __missing__(self, name: str) -> ASGIApp:
+        return GONE
 
 
 @dataclass(frozen=True, slots=True)

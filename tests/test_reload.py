@@ -516,3 +516,23 @@ async def test_others_have_their_turn_while_many_services_are_built() -> None:
     await turns
     assert len(known) >= 30
     assert all(services == known[0] for services in known), "what serves is what is told of"
+
+
+async def test_a_request_in_progress_may_fall_back_to_what_was_removed_meanwhile() -> None:
+    go_on = asyncio.Event()
+
+    async def late(asked: Request, connection: Connection) -> None:
+        await go_on.wait()
+        await connection.send_head(500)
+
+    async with Upstream(late) as slow, Upstream(behaviours.answer()) as spare:
+        fallback = {"fallback": {"targets": ["spare"]}}
+        data, other = service(url=slow.url, middleware=[fallback]), service("/spare", url=spare.url)
+        gateway = Gateway(config(data=data, spare=other))
+        async with LifespanManager(gateway):
+            asked = asyncio.ensure_future(request(gateway))
+            await slow.wait_for(lambda: slow.requests)
+            await gateway.reload(config(data=service(url=slow.url)))
+            go_on.set()
+            answer = await asked
+    assert (answer.status, answer.header("x-gateway-error")) == (503, "draining")
