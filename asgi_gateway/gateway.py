@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from asgi_gateway.config import Config, load_config, parse_config
 from asgi_gateway.context import join_exchange
-from asgi_gateway.generation import Generation, compile_generation
+from asgi_gateway.generation import Chains, Generation, compile_generation, compiling
 from asgi_gateway.lifespan import InnerLifespan, StartupFailed
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.endpoints import Endpoint, EndpointsApp
@@ -53,7 +53,15 @@ class Gateway:
         self._app = app
         self._lifecycle = Lifecycle(phase="starting")
         base = runtime or Runtime()
-        self._runtime = replace(base, lifecycle=self._lifecycle, services={}, chains={}, service=None)
+        self._runtime = replace(
+            base,
+            lifecycle=self._lifecycle,
+            services={},
+            chains=Chains(),
+            service=None,
+            status=None,
+            background=set(),
+        )
         self._store = open_state(self.config, self._runtime)
         self._runtime = replace(self._runtime, state=self._store or base.state)
         self._lifecycle.started_at = base.clock.monotonic()
@@ -90,10 +98,10 @@ class Gateway:
             raise ValueError("there is no file to read again: name one, or give the configuration")
         async with self._reloading:
             loaded = source if isinstance(source, Config) else await asyncio.to_thread(_loaded, source)
+            check_same_state(self.config, loaded)
+            old, new = self._live, await self._compiled(loaded)
             if self._lifecycle.phase == "draining":
                 return
-            check_same_state(self.config, loaded)
-            old, new = self._live, compile_generation(loaded, self._app, self._runtime, self._live)
             self._live, self._source, self.config = new, source, loaded
             self.number += 1
             gone = new.take_over(self._runtime)
@@ -113,11 +121,10 @@ class Gateway:
     def check(self, config: Config) -> None:
         """Raise `ConfigError` where a reload with this configuration would, and change nothing."""
         check_same_state(self.config, config)
-        runtime = replace(self._runtime, services=dict(self._runtime.services))
-        compile_generation(config, self._app, runtime, self._live)
+        compile_generation(config, self._app, self._runtime, self._live)
 
     def status(self) -> dict[str, Any]:
-        """How it stands: its phase, its services, and every counter; plain data."""
+        """How it stands: its phase, its services, every counter and gauge; plain data."""
         now = self._runtime.clock.monotonic()
         services = {
             name: {
@@ -129,17 +136,24 @@ class Gateway:
             }
             for name, service in self._runtime.services.items()
         }
-        counters = [
-            {"name": counter.name, "labels": dict(counter.labels), "value": counter.value}
-            for counter in self._runtime.counters
-        ]
         return {
             "phase": self._lifecycle.phase,
             "generation": self.number,
             "uptime_seconds": round(now - self._lifecycle.started_at, 3),
             "services": services,
-            "counters": counters,
+            **self._runtime.metrics.report(),
         }
+
+    async def _compiled(self, config: Config) -> Generation:
+        """Compile while requests are served in turns with it."""
+        steps = compiling(config, self._app, self._runtime, self._live)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                generation: Generation = end.value
+                return generation
+            await self._runtime.clock.sleep(0)
 
     def _retire(self, leaving: list[ProxyApp | EndpointsApp | Endpoint]) -> None:
         """Close what serves nothing new, as soon as it serves nothing at all."""
@@ -186,6 +200,7 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _stop(self, started: list[InnerLifespan]) -> None:
+        await _cancelled(self._runtime.background)
         for inner in reversed(started):
             await inner.shutdown()
         for task in self._retiring:
@@ -209,6 +224,15 @@ async def _open(old: Generation, new: Generation) -> None:
     before, now = old.proxies, new.proxies
     changed = {one.terminal for one in new.services.values() if one.replace_endpoints is not None}
     await asyncio.gather(*(proxy.warm() for proxy in now if proxy in changed or proxy not in before))
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end."""
+    ended = list(tasks)
+    for task in ended:
+        task.cancel()
+    if ended:
+        await asyncio.wait(ended)
 
 
 def _loaded(config: Source) -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -11,8 +11,10 @@ from typing import Any, Final
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.chain import ChainError, build_chain
 from asgi_gateway.config import Config, ConfigError, MiddlewareSpec, Mistake, Route, Service
-from asgi_gateway.errors import MissingExtra
+from asgi_gateway.errors import Failure, MissingExtra
+from asgi_gateway.metrics import Metrics
 from asgi_gateway.middleware.errors import ErrorsMiddleware
+from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.endpoints import Endpoint, EndpointsApp
 from asgi_gateway.registry import MiddlewareNotFound
@@ -32,6 +34,16 @@ _APART: Final[Mapping[str, Any]] = MappingProxyType(
 """What of a service may change while the app that its chain ends in stays."""
 
 
+GONE: Final = Problem(503, Failure("draining", "gateway"), "The service was removed.")
+
+
+class Chains(dict[str, ASGIApp]):
+    """The chains of all services by name; a request in progress may still ask for one that was removed."""
+
+    def __missing__(self, name: str) -> ASGIApp:
+        return GONE
+
+
 @dataclass(frozen=True, slots=True)
 class CompiledService:
     """One service: what it was made from, the app that its chain ends in, the chain, and what is known."""
@@ -40,6 +52,8 @@ class CompiledService:
     terminal: ASGIApp
     chain: ASGIApp
     status: ServiceStatus
+    metrics: Metrics
+    """The gauges of the chain."""
     replace_endpoints: Callable[[], list[Endpoint]] | None = None
     """Gives a terminal that stays its new endpoints; returns those that are gone."""
 
@@ -49,6 +63,8 @@ class Generation:
     """One configuration, compiled: the whole chain, and what has to be started and stopped with it."""
 
     app: ASGIApp
+    metrics: Metrics
+    """The gauges of the global chain."""
     middleware: tuple[MiddlewareSpec, ...]
     router: Router
     routes: tuple[ServiceRoute, ...]
@@ -67,6 +83,7 @@ class Generation:
         Nothing here waits, so no request sees one half of it.
         """
         self.router.lead(self.routes)
+        runtime.metrics.show([self.metrics, *(compiled.metrics for compiled in self.services.values())])
         runtime.services.clear()
         gone: list[Endpoint] = []
         if runtime.chains is not None:
@@ -85,22 +102,26 @@ def compile_generation(
 ) -> Generation:
     """Build every chain that `before` does not have; raises `ConfigError` with all that will not be built.
 
-    Nothing that serves is touched before `take_over`, which must follow without a wait.
+    Nothing that serves is touched before `take_over`.
     """
-    statuses = dict(runtime.services)
-    try:
-        return _compile(config, app, runtime, before)
-    except BaseException:
-        runtime.services.clear()
-        runtime.services.update(statuses)
-        raise
+    steps = compiling(config, app, runtime, before)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            generation: Generation = end.value
+            return generation
 
 
-def _compile(config: Config, app: ASGIApp | None, runtime: Runtime, before: Generation | None) -> Generation:
+def compiling(
+    config: Config, app: ASGIApp | None, runtime: Runtime, before: Generation | None
+) -> Generator[None, None, Generation]:
+    """The same in small steps, one for each service, between which others may have their turn."""
     mistakes: list[Mistake] = []
     services: dict[str, CompiledService] = {}
     for name, service in config.services.items():
         known = before.services.get(name) if before else None
+        yield
         try:
             services[name] = _service(name, service, runtime, known)
         except ChainError as error:
@@ -122,34 +143,36 @@ def _compile(config: Config, app: ASGIApp | None, runtime: Runtime, before: Gene
         for route in one.service.routes
     )
     if before is not None and before.middleware == config.middleware:
-        outer, router = before.app, before.router
+        outer, metrics, router = before.app, before.metrics, before.router
     else:
-        router = Router((), app)
+        router, metrics = Router((), app), runtime.metrics.part()
         try:
-            outer = direct(_guarded(build_chain(config.middleware, router, runtime), config.middleware))
+            own = replace(runtime, metrics=metrics)
+            outer = direct(_guarded(build_chain(config.middleware, router, own), config.middleware))
         except ChainError as error:
             mistakes.append(config.mistake(error.spec.path, str(error)))
     if mistakes:
         raise ConfigError(mistakes)
-    return Generation(outer, config.middleware, router, routes, services, mounted)
+    return Generation(outer, metrics, config.middleware, router, routes, services, mounted)
 
 
 def _service(name: str, service: Service, runtime: Runtime, known: CompiledService | None) -> CompiledService:
     """The service compiled, with its terminal and its chain taken from `known` where they stay the same."""
-    scoped = runtime.scoped_to(name)
+    status = ServiceStatus(name, service.required)
+    scoped = replace(runtime.scoped_to(name), status=status, metrics=runtime.metrics.part())
     if known is None or known.service.model_copy(update=_APART) != service.model_copy(update=_APART):
-        status = runtime.services[name] = ServiceStatus(name, service.required)
         terminal = terminal_of(service, scoped)
-        return CompiledService(service, terminal, build_chain(service.middleware, terminal, scoped), status)
+        chain = build_chain(service.middleware, terminal, scoped)
+        return CompiledService(service, terminal, chain, status, scoped.metrics)
     terminal = known.terminal
     change: Callable[[], list[Endpoint]] | None = None
     if isinstance(terminal, EndpointsApp) and known.service.endpoints != service.endpoints:
         change = partial(terminal.replace, *following_endpoints(service, scoped, terminal))
     if known.service.middleware == service.middleware:
         return replace(known, service=service, replace_endpoints=change)
-    status = runtime.services[name] = ServiceStatus(name, service.required, endpoints=known.status.endpoints)
+    status.endpoints = known.status.endpoints
     chain = build_chain(service.middleware, terminal, scoped)
-    return CompiledService(service, terminal, chain, status, change)
+    return CompiledService(service, terminal, chain, status, scoped.metrics, change)
 
 
 def _guarded(app: ASGIApp, chain: tuple[MiddlewareSpec, ...]) -> ASGIApp:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from http import HTTPStatus
+from typing import Final
 
+from asgi_gateway.asgi.retry_after import retry_after_header
 from asgi_gateway.context import EXCHANGE, REQUEST_ID, SERVICE, Exchange
 from asgi_gateway.errors import Failure
 from asgi_gateway.types import Header, Headers, Receive, Scope, Send
 
 TYPE_PREFIX = "urn:problem-type:asgi-gateway:"
+CIRCUIT_OPEN: Final = Failure("circuit_open", "gateway")
 
 
 class Problem:
@@ -67,3 +70,13 @@ class Problem:
             "service": service,
         }
         return json.dumps({name: value for name, value in members.items() if value is not None}).encode()
+
+
+def circuit_open(seconds: float) -> Problem:
+    """The answer in place of a service whose circuit stays open for that long."""
+    return Problem(
+        503,
+        CIRCUIT_OPEN,
+        "The service has failed repeatedly and is not called for a while.",
+        headers=[retry_after_header(seconds)],
+    )

@@ -10,22 +10,29 @@ from typing import Final, TypeAlias
 
 from asgi_gateway.clock import Clock, SystemClock
 from asgi_gateway.config import Config, ConfigError, Files, load_config
+from asgi_gateway.metrics import Metrics
 
 SETTLE: Final = 0.1
 """Seconds in which files must not change again, so that none is read half written."""
 
-Apply: TypeAlias = Callable[[Config, Files], Awaitable[None]]
-"""Puts a configuration to work; raises `ConfigError`. The files give it again to whoever asks."""
+Apply: TypeAlias = Callable[[Config, Files], Awaitable[tuple[str, ...]]]
+"""Puts a configuration to work and says what of it takes a restart; raises `ConfigError`.
+
+The files give it again to whoever asks."""
 
 _logger = logging.getLogger("asgi_gateway.reload")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one reload: when it was, and why the one before was kept, if it was."""
+    """What became of one reload: when it was, and why the one before was kept, if it was.
+
+    `restarts` says what changed that no reload brings about.
+    """
 
     at: float
     mistakes: tuple[str, ...] = ()
+    restarts: tuple[str, ...] = ()
 
 
 class Reloader:
@@ -43,6 +50,11 @@ class Reloader:
         """The outcome of the last reload; None before the first."""
         self.number = 1
         """The generation that serves: 1, and one more with each reload."""
+        self.metrics = Metrics()
+        """How reloads went."""
+        self._succeeded = self.metrics.counter("config_reloads_total", result="success")
+        self._failed = self.metrics.counter("config_reloads_total", result="failure")
+        self.metrics.gauge("config_last_reload_success", lambda: int(not (self.last and self.last.mistakes)))
         self._config = config
         self._files = files
         self._apply = apply
@@ -53,9 +65,10 @@ class Reloader:
         """Read everything again and put it to work, or log why not."""
         async with self._turn:
             self._files = files = Files()
+            restarts: tuple[str, ...] = ()
             try:
                 config = await asyncio.to_thread(load_config, self.path, files=files)
-                await self._apply(config, files.frozen())
+                restarts = await self._apply(config, files.frozen())
             except ConfigError as error:
                 mistakes = tuple(map(str, error.mistakes))
             except Exception:
@@ -65,7 +78,8 @@ class Reloader:
                 mistakes = ()
                 self._config = config
                 self.number += 1
-            self.last = Outcome(self._clock.wall(), mistakes)
+            self.last = Outcome(self._clock.wall(), mistakes, restarts)
+            (self._failed if mistakes else self._succeeded).add()
         _tell(self.last)
         return self.last
 
@@ -91,6 +105,8 @@ class Reloader:
 def _tell(outcome: Outcome) -> None:
     if not outcome.mistakes:
         _logger.info("the configuration was reloaded")
+        for restart in outcome.restarts:
+            _logger.warning("%s", restart)
         return
     _logger.error("the configuration has mistakes, the one before is kept")
     for mistake in outcome.mistakes:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from asgi_gateway.clock import Clock, SystemClock
-from asgi_gateway.counters import Counter, Counters
 from asgi_gateway.events import EventSink, log_event
+from asgi_gateway.metrics import Counter, Gauge, Metrics
 from asgi_gateway.policies.circuit_breaker import CircuitBreaker
 from asgi_gateway.policies.limit import Limit, Settle
 from asgi_gateway.policies.retry_budget import Budget, RetryBudget
@@ -52,6 +53,11 @@ class ServiceStatus:
         states = {breaker.state(now) for breaker in self.breakers}
         return next((state for state in ("open", "half_open", "closed") if state in states), None)
 
+    def open_for(self, now: float) -> float:
+        """Seconds for which the service's breaker stays open; 0 where it is not."""
+        is_open = (breaker for breaker in self.breakers if breaker.state(now) == "open")
+        return max((breaker.opens_until - now for breaker in is_open), default=0.0)
+
     def retry_budget(self, budget: Budget) -> RetryBudget:
         """The one retry budget of the service with these options, for all who retry or hedge."""
         known = self.retry_budgets.get(budget)
@@ -89,36 +95,46 @@ class SharedState(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Clock, random numbers, event sink, counters, shared state, and the services by name.
+    """Clock, random numbers, event sink, metrics, shared state, and the services by name.
 
-    A middleware that is given none makes its own, so nothing is shared by accident. `service` is
-    the name of the service in whose chain the middleware stands, None in the global chain. `chains`
-    are the chains of all services as they are now; None where there is no gateway. `state` is None where
-    every process counts for itself. `twin` tells equal middlewares of one chain apart: 0 is the outermost.
+    A middleware that is given none makes its own, so nothing is shared by accident. `service` is the name of
+    the service in whose chain the middleware stands, None in the global chain; `status` is what is known of
+    it where that is not among the `services` yet. `chains` are the chains of all services as they are now;
+    None where there is no gateway. `state` is None where every process counts for itself. `background` are
+    the tasks that outlive their requests; the gateway cancels them at its end. `twin` tells equal
+    middlewares of one chain apart: 0 is the outermost.
     """
 
     clock: Clock = field(default_factory=SystemClock)
     random: Callable[[], float] = random.random
     emit: EventSink = log_event
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
-    counters: Counters = field(default_factory=Counters)
+    metrics: Metrics = field(default_factory=Metrics)
     services: dict[str, ServiceStatus] = field(default_factory=dict)
     chains: dict[str, ASGIApp] | None = None
     service: str | None = None
+    status: ServiceStatus | None = None
     state: SharedState | None = None
+    background: set[asyncio.Task[None]] = field(default_factory=set)
     twin: int = 0
 
     def counter(self, name: str, **labels: str | None) -> Counter:
         """The counter of that name and these labels, for `service` where there is one."""
-        return self.counters.counter(name, service=self.service, **labels)
+        return self.metrics.counter(name, service=self.service, **labels)
+
+    def gauge(self, name: str, read: Callable[[], float], **labels: str | None) -> Gauge:
+        """A gauge of that name and these labels whose value `read` tells, likewise."""
+        return self.metrics.gauge(name, read, service=self.service, **labels)
 
     @property
     def service_status(self) -> ServiceStatus:
         """What is known of `service`; of nothing but the caller's own where there is none."""
+        if self.status is not None:
+            return self.status
         if self.service is None:
             return ServiceStatus("")
         return self.services.setdefault(self.service, ServiceStatus(self.service))
 
     def scoped_to(self, service: str) -> Runtime:
         """The same runtime for the chain of one service."""
-        return replace(self, service=service)
+        return replace(self, service=service, status=None)

@@ -52,7 +52,8 @@ def running(command: str, config: Path, *, prefix: str = "exec") -> Iterator[Run
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                assert process.wait(20) in (0, -signal.SIGTERM)
+                code = process.wait(20)
+                assert code in (0, -signal.SIGTERM), output.read_text()
             finally:
                 process.kill()
 

@@ -18,6 +18,7 @@ from asgi_gateway.testing import (
     behaviours,
     http_scope,
     request,
+    settle,
 )
 from asgi_gateway.types import Receive, Scope, Send
 
@@ -121,6 +122,40 @@ async def test_lifespans_of_inner_apps_run_inside_the_gateways_own(module: Modul
         assert log == ["wrapped started", "service started"]
         assert manager._state == {"wrapped": True, "service": True}
     assert log[2:] == ["service stopped", "wrapped stopped"]
+
+
+async def test_copies_that_are_on_their_way_end_before_the_apps_that_they_are_sent_to(
+    module: ModuleType,
+) -> None:
+    log: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            log.append("stopped")
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        log.append("begun")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            log.append("cancelled")
+
+    module.app, module.main = app, ScriptedApp(200)  # type: ignore[attr-defined]
+    services = {
+        name: {"app": f"{module.__name__}:{attribute}", "routes": [{"path": f"/{name}/*"}]}
+        for name, attribute in (("main", "main"), ("next", "app"))
+    }
+    mirror = {"mirror": {"target": "next"}}
+    gateway = Gateway({"version": 1, "middleware": [mirror], "services": services})
+    async with LifespanManager(gateway):
+        assert (await request(gateway, path="/main/x")).status == 200
+        await settle()
+        await gateway.reload({"version": 1, "services": services})
+        assert log == ["begun"]  # a reload ends no copy
+    assert log == ["begun", "cancelled", "stopped"]
 
 
 async def test_an_inner_app_that_fails_to_start_fails_the_gateway() -> None:

@@ -467,3 +467,72 @@ async def test_a_websocket_of_a_removed_service_is_closed_at_the_deadline() -> N
                 while not told:
                     await asyncio.sleep(0.01)
     assert told == [1001]
+
+
+def gauges(gateway: Gateway) -> dict[tuple[str, str | None], float]:
+    """What each gauge says, by name and service."""
+    told = gateway.status()["gauges"]
+    return {(gauge["name"], gauge["labels"].get("service")): gauge["value"] for gauge in told}
+
+
+async def test_a_gauge_goes_with_the_chain_that_it_tells_of() -> None:
+    def limit(places: int) -> dict[str, Any]:
+        return {"concurrency_limit": {"max_in_flight": places}}
+
+    data, other = (service(path, url="http://127.0.0.1:9") for path in ("/d/*", "/o/*"))
+    gateway = Gateway(config((limit(1),), data=data | {"middleware": [limit(2)]}, other=other))
+    kept = {("concurrency_limit", None): 1, ("concurrency_in_flight", None): 0}
+    changed = {("concurrency_limit", "data"): 2, ("concurrency_in_flight", "data"): 0}
+    assert gauges(gateway) == kept | changed
+    refused = {"concurrency_limit": {"max_in_flight": 3, "adaptive": {"latency": 1}}}
+    with pytest.raises(ConfigError):
+        await gateway.reload(config((limit(4),), other=other | {"middleware": [limit(5), refused]}))
+    gateway.check(parse_config(config((limit(5),), data=data)))
+    assert gauges(gateway) == kept | changed
+    await gateway.reload(config((limit(1),), data=data | {"middleware": [limit(6)]}))
+    assert gauges(gateway) == kept | changed | {("concurrency_limit", "data"): 6}
+    await gateway.reload(config((limit(1),), data=data))
+    assert gauges(gateway) == kept
+
+
+async def test_others_have_their_turn_while_many_services_are_built() -> None:
+    def with_limit(places: int) -> dict[str, Any]:
+        chain = [{"concurrency_limit": {"max_in_flight": places}}]
+        names = [f"s{number}" for number in range(30)]
+        return config(
+            **{name: service(f"/{name}", url="http://127.0.0.1:9", middleware=chain) for name in names}
+        )
+
+    gateway = Gateway(with_limit(1))
+    known: list[dict[str, object]] = []
+
+    async def other() -> None:
+        while gateway.number == 1:
+            known.append(dict(gateway._runtime.services))
+            await asyncio.sleep(0)
+
+    turns = asyncio.ensure_future(other())
+    await gateway.reload(parse_config(with_limit(2)))
+    await turns
+    assert len(known) >= 30
+    assert all(services == known[0] for services in known), "what serves is what is told of"
+
+
+async def test_a_request_in_progress_may_fall_back_to_what_was_removed_meanwhile() -> None:
+    go_on = asyncio.Event()
+
+    async def late(asked: Request, connection: Connection) -> None:
+        await go_on.wait()
+        await connection.send_head(500)
+
+    async with Upstream(late) as slow, Upstream(behaviours.answer()) as spare:
+        fallback = {"fallback": {"targets": ["spare"]}}
+        data, other = service(url=slow.url, middleware=[fallback]), service("/spare", url=spare.url)
+        gateway = Gateway(config(data=data, spare=other))
+        async with LifespanManager(gateway):
+            asked = asyncio.ensure_future(request(gateway))
+            await slow.wait_for(lambda: slow.requests)
+            await gateway.reload(config(data=service(url=slow.url)))
+            go_on.set()
+            answer = await asked
+    assert (answer.status, answer.header("x-gateway-error")) == (503, "draining")

@@ -27,9 +27,10 @@ class Followed:
         config = load_config(folder / "gateway.yaml", files=files)
         self.reloader = Reloader(str(folder / "gateway.yaml"), config, files, self._apply, clock=clock)
 
-    async def _apply(self, config: Config, files: Files) -> None:
+    async def _apply(self, config: Config, files: Files) -> tuple[str, ...]:
         assert load_config(self.folder / "gateway.yaml", files=files) == config
         self.applied.append(config)
+        return ()
 
     async def looks(self, times: int = 1) -> None:
         """Let that many looks at the files pass, and what they lead to."""
@@ -185,10 +186,10 @@ async def test_what_is_not_to_be_watched_is_reloaded_when_asked(folder: Path) ->
 async def test_a_reload_that_cannot_be_applied_is_told(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def refuse(config: Config, files: Files) -> None:
+    async def refuse(config: Config, files: Files) -> tuple[str, ...]:
         raise ConfigError([config.mistake(("logging",), "not here")])
 
-    async def break_down(config: Config, files: Files) -> None:
+    async def break_down(config: Config, files: Files) -> tuple[str, ...]:
         raise RuntimeError("a bug")
 
     files = Files()
@@ -200,3 +201,21 @@ async def test_a_reload_that_cannot_be_applied_is_told(
     assert (await reloader.reload()).mistakes == ("the reload failed, the log says why",)
     assert reloader.number == 1
     assert "a bug" in caplog.text
+
+
+async def test_reloads_are_counted_and_the_last_one_is_told(folder: Path) -> None:
+    async with followed(folder) as one:
+        metrics = one.reloader.metrics
+
+        def told() -> list[float]:
+            return [metric.value for metric in (*metrics.counters, *metrics.gauges)]
+
+        names = {metric.name for metric in (*metrics.counters, *metrics.gauges)}
+        assert names == {"config_reloads_total", "config_last_reload_success"}
+        assert told() == [0, 0, 1]
+        (folder / "gateway.yaml").write_text("version: 2\n")
+        await one.reloader.reload()
+        assert told() == [0, 1, 0]
+        (folder / "gateway.yaml").write_text(TEXT)
+        await one.reloader.reload()
+        assert told() == [1, 1, 1]

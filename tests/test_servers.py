@@ -113,17 +113,18 @@ async def test_an_answer_that_is_too_short_never_looks_whole(running: Running) -
 
 
 @pytest.mark.parametrize(
-    "handler",
-    [behaviours.hang(), behaviours.chunked(*[b"piece"] * 600, interval=0.05)],
+    ("handler", "begun"),
+    [(behaviours.hang(), b""), (behaviours.chunked(*[b"piece"] * 600, interval=0.05), b"piece")],
     ids=["before", "inside"],
 )
 async def test_a_client_that_leaves_ends_the_request_at_the_service(
-    running: Running, handler: Handler
+    running: Running, handler: Handler, begun: bytes
 ) -> None:
     async with service(running, handler) as upstream:
-        async with client(running, REQUEST):
+        async with client(running, REQUEST) as reader:
             await upstream.wait_for(lambda: upstream.requests)
-            await asyncio.sleep(0.2)  # long enough for an answer to have begun
+            if begun:
+                await reader.readuntil(begun)
         await upstream.wait_for(lambda: upstream.connections.open == 0, seconds=1)
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from asgi_gateway.cli.show import address, destination
+from asgi_gateway.cli.show import address, destination, say
 from asgi_gateway.cli.version import package_version
 from asgi_gateway.config import Config, Files, load_config, warnings_of
 from asgi_gateway.gateway import CONFIG_VARIABLE, DEFAULT_CONFIG, Gateway
@@ -85,7 +85,9 @@ def reload(options: argparse.Namespace) -> None:
         raise CannotStart(f"no gateway answers at {path}: {error.strerror or error}") from error
     if answered["mistakes"]:
         raise CannotStart("\n".join(["the one before is kept:", *answered["mistakes"]]))
-    print(f"{options.config}: reloaded, generation {answered['generation']}")  # noqa: T201
+    for restart in answered["restarts"]:
+        say(f"warning: {restart}", error=True)
+    say(f"{options.config}: reloaded, generation {answered['generation']}")
 
 
 def admin_path(config: Config) -> Path | None:

@@ -41,9 +41,9 @@ def routes(options: argparse.Namespace) -> None:
     """Print the table of routes and the chain that every request passes before it."""
     config = load_config(options.config)
     rows = [
-        (address(route), methods(route), name, joined(service.middleware, destination(config, name)))
+        (*way, name, joined(service.middleware, destination(config, name)))
         for name, service in config.services.items()
-        for route in service.routes
+        for way in [(address(route), methods(route)) for route in service.routes] or [("-", "-")]
     ]
     for line in table(("ROUTE", "METHODS", "SERVICE", "CHAIN"), rows):
         say(line)

@@ -218,12 +218,6 @@ class Route(Part):
         return self
 
 
-def _some_routes(routes: tuple[Route, ...]) -> tuple[Route, ...]:
-    if not routes:
-        raise PydanticCustomError("routes", "a service needs at least one route")
-    return routes
-
-
 class EndpointSpec(Part):
     """One of the addresses of a service."""
 
@@ -313,8 +307,9 @@ class Service(Part):
     panic: bool = Field(
         default=True, description="With every endpoint out try them all; false answers 503 at once."
     )
-    routes: Annotated[tuple[Route, ...], AfterValidator(_some_routes)] = Field(
-        description="Which requests lead here, one entry at least.", json_schema_extra={"minItems": 1}
+    routes: tuple[Route, ...] = Field(
+        default=(),
+        description="Which requests lead here; none where only middlewares of others send it requests.",
     )
     middleware: Chain = Field(default=(), description="The service's own chain, outermost first.")
 

@@ -1,10 +1,10 @@
-"""The services that middlewares send requests to: each must exist, and none may lead back to itself."""
+"""Whether something leads to every service, and what middlewares name exists and leads in no circle."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -13,14 +13,18 @@ from asgi_gateway.config.document import Document
 from asgi_gateway.config.mistakes import Mistake, Path, nearest
 from asgi_gateway.config.model import MiddlewareSpec
 
+NOTHING_LEADS_THERE: Final = "nothing leads to it: it has no routes, and no middleware names it"
+
 
 def wrong_targets(document: Document, specs: Sequence[MiddlewareSpec]) -> Iterator[Mistake]:
-    """Names of services that are not there, and services that lead to each other in a circle."""
+    """Names of services that are not there, services in a circle, and those that nothing leads to."""
     services = document.data.get("services")
     names: list[str] = list(services) if isinstance(services, dict) else []
+    led_to: set[str] = set()
     leads: dict[str, dict[str, Path]] = {name: {} for name in names}
     for spec in specs:
         for path, target in _targets(spec.options, spec.options_path):
+            led_to.add(target)
             if target not in leads:
                 known = nearest(target, names)
                 yield document.mistake(path, f"there is no service {str(target)!r}", known)
@@ -29,6 +33,10 @@ def wrong_targets(document: Document, specs: Sequence[MiddlewareSpec]) -> Iterat
     for circle in _circles(leads):
         path = leads[circle[-2]][circle[-1]]
         yield document.mistake(path, f"requests would go in a circle: {' -> '.join(circle)}")
+    if not document.mistakes:  # what is mistaken may be what leads there
+        for name in names:
+            if name not in led_to and not services[name].get("routes"):
+                yield document.mistake(("services", name), NOTHING_LEADS_THERE, at="key")
 
 
 def _targets(value: Any, path: Path) -> Iterator[tuple[Path, ServiceName]]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Final
 
 from pydantic import Field
 
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.fixed_answer import FixedAnswer
-from asgi_gateway.asgi.retry_after import retry_after_header
 from asgi_gateway.asgi.shadow import Shadow
 from asgi_gateway.asgi.targets import Target, target_app
 from asgi_gateway.context import EXCHANGE, GONE, Exchange, join_exchange
-from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
+from asgi_gateway.errors import ClientDisconnected, ResponseAborted
 from asgi_gateway.events import CircuitClosed, CircuitHalfOpened, CircuitOpened
 from asgi_gateway.options import validated
 from asgi_gateway.policies.break_rules import BreakDurations, BreakRules
 from asgi_gateway.policies.circuit_breaker import BreakerState, CircuitBreaker, Permit, Rejected
-from asgi_gateway.problem import Problem
+from asgi_gateway.problem import CIRCUIT_OPEN, circuit_open
 from asgi_gateway.runtime import Runtime, ServiceStatus
 from asgi_gateway.types import (
     ASGIApp,
@@ -34,7 +34,8 @@ from asgi_gateway.types import (
     mypyc_attr,
 )
 
-CIRCUIT_OPEN: Final = Failure("circuit_open", "gateway")
+_NUMBERS: Final[Mapping[str | None, int]] = MappingProxyType({"closed": 0, "open": 1, "half_open": 2})
+"""What the gauge says for each state."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -126,10 +127,13 @@ class CircuitBreakerMiddleware:
         if shared and runtime.state is not None:
             name = f"{runtime.service}/{runtime.twin}"
             self._tell = runtime.state.breaker(name, self.policy, self._opened)
-        if runtime.service is not None:
-            status = runtime.services.setdefault(runtime.service, ServiceStatus(runtime.service))
-            if self._shadow is None:
-                status.breakers.append(self.policy)
+        status = runtime.service_status if self._shadow is None else ServiceStatus("")
+        status.breakers.append(self.policy)
+        runtime.gauge(
+            "circuit_breaker_state",
+            lambda: _NUMBERS[status.breaker_state(self._clock.monotonic())],
+            mode="shadow" if self._shadow else None,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -180,7 +184,7 @@ class CircuitBreakerMiddleware:
             return self.app
         self._rejected.add()
         if self._fallback is None:
-            return _refusal(rejected)
+            return circuit_open(rejected.retry_after)
         if self._fixed:  # an answer of our own, which no retry further out should repeat
             exchange.failure = CIRCUIT_OPEN
         return self._fallback
@@ -268,12 +272,3 @@ def _is_services(error: Exception, exchange: Exchange) -> bool:
     if failure is not None:
         return failure.source == "upstream"
     return not isinstance(error, ClientDisconnected)
-
-
-def _refusal(rejected: Rejected) -> Problem:
-    return Problem(
-        503,
-        CIRCUIT_OPEN,
-        "The service has failed repeatedly and is not called for a while.",
-        headers=[retry_after_header(rejected.retry_after)],
-    )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from asgi_gateway.asgi.calls import direct
-from asgi_gateway.asgi.keys import Key, key_function
+from asgi_gateway.asgi.keys import Key, key_function, key_name
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.asgi.retry_after import retry_after_header
 from asgi_gateway.asgi.shadow import Shadow
@@ -82,17 +82,25 @@ class ConcurrencyLimitMiddleware:
         self._order: QueueOrder = order
         self._queue_timeout = queue_timeout
         self.limit = ConcurrencyLimit(self._max, queue, order)
-        """The limit of all requests together, unused where there is a `key`."""
+        """The limit of all requests together; where there is a `key` only what each key's limit is."""
         self._key = None if key is None else key_function(key)
         self._keyed: dict[Hashable, ConcurrencyLimit] = {}  # those with something in flight, no others
         self._shadow = Shadow("concurrency_limit", runtime) if mode == "shadow" else None
         self._rejected = runtime.counter("concurrency_rejected_total")
+        labels = {"key": str(key_name(key)) if key else None, "mode": "shadow" if self._shadow else None}
+        runtime.gauge("concurrency_limit", lambda: self.limit.limit, **labels)
+        runtime.gauge("concurrency_in_flight", lambda: self.in_flight, **labels)
         self._refusal = Problem(
             503,
             OVERLOADED,
             "Too many requests are under way; see Retry-After.",
             headers=[retry_after_header(retry_after)],
         )
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way, those of every key together."""
+        return self.limit.in_flight + sum(limit.in_flight for limit in self._keyed.values())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):

@@ -12,7 +12,7 @@ from asgi_gateway.asgi.attempt import Gate, refuse_lost_cancellation, settled
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.replay import ReplayableBody, declared_length
 from asgi_gateway.asgi.targets import Target, target_app
-from asgi_gateway.context import DEADLINE, EXCHANGE, Exchange, join_exchange
+from asgi_gateway.context import ATTEMPT, DEADLINE, EXCHANGE, Exchange, join_exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, FailureKind, ResponseAborted
 from asgi_gateway.options import validated
 from asgi_gateway.policies.fallback import DEFAULT_FAILURES, FallbackPolicy
@@ -37,7 +37,9 @@ class FallbackMiddleware:
         self,
         app: ASGIApp,
         *,
-        targets: Annotated[tuple[Target, ...], Field(description="The services to try, in this order.")] = (),
+        targets: Annotated[
+            tuple[Target, ...], Field(min_length=1, description="The services to try, in this order.")
+        ],
         statuses: Annotated[
             StatusSet, Field(description="Statuses of a service at which the next is tried.")
         ] = frozenset({500, 502, 503, 504}),
@@ -58,7 +60,7 @@ class FallbackMiddleware:
         self._fallbacks = runtime.counter("fallbacks_total")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or len(self._apps) == 1:
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         exchange: Exchange | None = scope.get(EXCHANGE)
@@ -86,7 +88,8 @@ class FallbackMiddleware:
                 return
             refuse_lost_cancellation(task, cancelling)
             body = body or ReplayableBody(receive, 0, empty=True)
-            scope = gate.scope  # noqa: F841 - the next round reads it
+            scope = {**gate.scope}
+            scope.pop(ATTEMPT, None)  # the next one counts its own
             self._fallbacks.add()
             _begin_anew(exchange)
 
@@ -147,7 +150,6 @@ class _FallbackGate(Gate):
 def _begin_anew(exchange: Exchange) -> None:
     """Let the exchange tell of the service that is tried next, and that another was before."""
     exchange.fallbacks += (exchange.service or "",)
-    exchange.attempts = 0
     exchange.breaker_state = exchange.endpoint = exchange.failure = None
     exchange.first_byte_seconds = exchange.upstream_seconds = exchange.upstream_status = None
     exchange.tried = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -9,6 +10,7 @@ from pydantic import Field
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.fixed_answer import FixedAnswer
 from asgi_gateway.asgi.headers import get_all
+from asgi_gateway.context import EXCHANGE, ON_DISCONNECT, Exchange
 from asgi_gateway.errors import Failure, ResponseAborted
 from asgi_gateway.options import validated
 from asgi_gateway.policies.fault import Abort, Delay, Fault
@@ -16,6 +18,7 @@ from asgi_gateway.runtime import Runtime
 from asgi_gateway.types import ASGIApp, Receive, Scope, Send
 
 RESET: Final = Failure("reset", "upstream", request_sent=True)
+CLIENT_LEFT: Final = Failure("client_disconnected", "client")
 
 
 class FaultMiddleware:
@@ -42,6 +45,8 @@ class FaultMiddleware:
         ] = None,
         runtime: Runtime | None = None,
     ) -> None:
+        if delay is None and abort is None:
+            raise ValueError("it causes nothing: give delay or abort")
         self.app = direct(app)
         self.policy = Fault(delay, abort)
         name, _, value = (when_header or "").partition(":")
@@ -61,7 +66,8 @@ class FaultMiddleware:
             seconds = self.policy.seconds(runtime.random)
             if seconds:
                 self._delayed.add()
-                await runtime.clock.sleep(seconds)
+                if not await self._waited(seconds, scope):
+                    return
             abort = self.policy.aborts(runtime.random)
             if abort is not None:
                 self._aborted.add()
@@ -71,6 +77,27 @@ class FaultMiddleware:
         inner = app(scope, receive, send)
         del scope
         await inner
+
+    async def _waited(self, seconds: float, scope: Scope) -> bool:
+        """Wait; False where the client left meanwhile."""
+        clock = self._runtime.clock
+        on_disconnect = scope.get(ON_DISCONNECT)
+        if on_disconnect is None:
+            await clock.sleep(seconds)
+            return True
+        left = asyncio.Event()
+        take_back = on_disconnect(left.set)
+        try:
+            async with clock.timeout(seconds):
+                await left.wait()
+        except TimeoutError:
+            return True
+        finally:
+            take_back()
+        exchange: Exchange | None = scope.get(EXCHANGE)
+        if exchange is not None:
+            exchange.failure = CLIENT_LEFT
+        return False
 
     def _concerns(self, scope: Scope) -> bool:
         if not self._header:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import Annotated, Final
 
@@ -56,7 +57,8 @@ class LoadShedMiddleware:
         self._exempt = [PathPattern(pattern) for pattern in exempt]
         self._shadow = Shadow("load_shed", runtime) if mode == "shadow" else None
         self._rejected = runtime.counter("load_shed_rejected_total")
-        self._watching = False
+        self._watched: asyncio.AbstractEventLoop | None = None
+        """The loop that a timer looks at; None while nobody asks."""
         self._asked = False
         self._refusal = Problem(
             503,
@@ -73,7 +75,9 @@ class LoadShedMiddleware:
         if scope["type"] not in ("http", "websocket"):
             return self.app(scope, receive, send)
         self._asked = True
-        if not self._watching:
+        if self._watched is None or self._watched.is_closed():  # a closed loop has taken its timer with it
+            self._watched = asyncio.get_running_loop()
+            self.policy.lag = 0.0
             self._watch()
         if (
             self.policy.lag
@@ -89,7 +93,6 @@ class LoadShedMiddleware:
 
     def _watch(self) -> None:
         """Look at the loop in a while, and go on for as long as requests come."""
-        self._watching = True
         clock = self._runtime.clock
         clock.call_later(INTERVAL, self._look, clock.monotonic() + INTERVAL)
 
@@ -99,7 +102,7 @@ class LoadShedMiddleware:
             self._asked = False
             self._watch()
         else:
-            self._watching = False
+            self._watched = None
             self.policy.lag = 0.0
 
 

@@ -38,7 +38,7 @@ class MirrorMiddleware:
         self,
         app: ASGIApp,
         *,
-        target: Annotated[Target | None, Field(description="The service that gets the copies.")] = None,
+        target: Annotated[Target, Field(description="The service that gets the copies.")],
         share: Annotated[float, Field(ge=0, le=1, description="The part of the requests, 0 to 1.")] = 1.0,
         max_body: Annotated[
             Size, Field(description="Requests with a larger body are not copied, in bytes.")
@@ -51,7 +51,7 @@ class MirrorMiddleware:
     ) -> None:
         self._runtime = runtime = runtime or Runtime()
         self.app = direct(app)
-        self._target = None if target is None else target_app(target, runtime)
+        self._target = target_app(target, runtime)
         self._share = share
         self._max_body = max_body
         self._max_in_flight = max_in_flight
@@ -73,8 +73,7 @@ class MirrorMiddleware:
 
     def enter_asgi(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """The same without a frame of its own; see `asgi_gateway.asgi.calls`."""
-        target = self._target
-        if target is None or scope["type"] != "http" or self._runtime.random() >= self._share:
+        if scope["type"] != "http" or self._runtime.random() >= self._share:
             return self.app(scope, receive, send)
         length = declared_length(scope)
         if length == 0:
@@ -92,8 +91,9 @@ class MirrorMiddleware:
             return
         self._sent.add()
         task = asyncio.create_task(self._send(scope, body))
-        self._in_flight.add(task)
-        task.add_done_callback(self._in_flight.discard)
+        for running in (self._in_flight, self._runtime.background):
+            running.add(task)
+            task.add_done_callback(running.discard)
 
     def too_large(self) -> None:
         """Count a request whose body turned out too large."""
@@ -108,8 +108,6 @@ class MirrorMiddleware:
             await asyncio.wait(tasks)
 
     async def _send(self, scope: Scope, body: bytes) -> None:
-        if self._target is None:
-            return
         exchange: Exchange = scope[EXCHANGE]
         sides = _Sides(body)
         try:

@@ -50,8 +50,8 @@ class MockMiddleware:
         *,
         answers: Annotated[
             tuple[MockAnswer, ...],
-            Field(description="The answers; the first whose path and methods fit is given."),
-        ] = (),
+            Field(min_length=1, description="The answers; the first whose path and methods fit is given."),
+        ],
     ) -> None:
         self.app = direct(app)
         self._answers = answers

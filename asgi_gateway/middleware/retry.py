@@ -24,7 +24,7 @@ from asgi_gateway.options import validated
 from asgi_gateway.policies.backoff import DEFAULT_BACKOFF, Backoff
 from asgi_gateway.policies.retry import IDEMPOTENT_METHODS, NoRetry, RetryPolicy
 from asgi_gateway.policies.retry_budget import DEFAULT_BUDGET, Budget
-from asgi_gateway.problem import Problem
+from asgi_gateway.problem import Problem, circuit_open
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.timers import EqualTimers
 from asgi_gateway.types import (
@@ -174,9 +174,9 @@ class RetryMiddleware:
             refuse_lost_cancellation(task, cancelling)
             body = body or ReplayableBody(receive, 0, empty=True)
             delay = gate.delay
-            if not await backed_off(delay, body, self._runtime.clock):
-                exchange.failure = CLIENT_LEFT
+            if not await self._back_off(gate, body, receive, send):
                 return
+            self._retries.add()
             scope = gate.scope
             attempt += 1
             exchange.attempts += 1
@@ -196,13 +196,23 @@ class RetryMiddleware:
         fits = length is None or length <= self._max_body
         return ReplayableBody(receive, self._max_body if fits else 0)
 
+    async def _back_off(self, gate: _RetryGate, body: ReplayableBody, receive: Receive, send: Send) -> bool:
+        """Wait; False where there is no attempt after all, as the client left or the circuit has opened."""
+        if not await backed_off(gate.delay, body, self._runtime.clock):
+            gate.exchange.failure = CLIENT_LEFT
+            return False
+        open_for = self._status.open_for(self._now())
+        if open_for:
+            self._skipped["circuit_open"].add()
+            await circuit_open(open_for)(gate.scope, receive, send)
+        return not open_for
+
     def delay(self, gate: _RetryGate, start: Message) -> float | None:
         """Seconds until the attempt after the one whose answer begins so; None where there is none."""
         decision = self._decide(gate, start)
         if isinstance(decision, str):
             self._skipped[decision].add()
             return None
-        self._retries.add()
         return decision
 
     def _decide(self, gate: _RetryGate, start: Message) -> float | NoRetry:

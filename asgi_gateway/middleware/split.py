@@ -56,16 +56,12 @@ class SplitMiddleware:
         app: ASGIApp,
         *,
         targets: Annotated[
-            tuple[SplitTarget, ...], Field(description="Services and their weights: {service, weight}.")
-        ] = (),
+            tuple[SplitTarget, ...],
+            Field(min_length=1, description="Services and their weights: {service, weight}."),
+        ],
         own_weight: Annotated[
-            float | None,
-            Field(
-                ge=0,
-                allow_inf_nan=False,
-                description="The weight of what it stands around: 0, but 1 where there are no targets.",
-            ),
-        ] = None,
+            float, Field(ge=0, allow_inf_nan=False, description="The weight of what it stands around.")
+        ] = 0.0,
         sticky: Annotated[
             str | None,
             AfterValidator(_sticky),
@@ -74,13 +70,12 @@ class SplitMiddleware:
         runtime: Runtime | None = None,
     ) -> None:
         runtime = runtime or Runtime()
-        own = own_weight if own_weight is not None else (0.0 if targets else 1.0)
         named = [
             (str(target.service) if isinstance(target.service, str) else f"app {number}", target.weight)
             for number, target in enumerate(targets)
         ]
         self.app = direct(app)
-        self.policy = Split([("", own), *named])
+        self.policy = Split([("", own_weight), *named])
         self._apps = [self.app, *(target_app(target.service, runtime) for target in targets)]
         self._key = _key_function(sticky)
         self._random = runtime.random

@@ -10,7 +10,7 @@ import asyncio
 from typing import Protocol
 
 from asgi_gateway.clock import Clock
-from asgi_gateway.context import GONE, Exchange, join_exchange
+from asgi_gateway.context import ATTEMPT, GONE, Exchange, join_exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.client import WATCH_AFTER, Client
@@ -87,7 +87,8 @@ class ProxyApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope, exchange = join_exchange(scope)
         exchange.endpoint = self._endpoint
-        exchange.attempts = exchange.attempts or 1
+        if ATTEMPT not in scope:  # else whoever makes several has counted it
+            exchange.attempts += 1
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
             return

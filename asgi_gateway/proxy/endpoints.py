@@ -25,7 +25,7 @@ from asgi_gateway.problem import Problem
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.health_checks import HealthChecks
 from asgi_gateway.proxy.resolution import Name
-from asgi_gateway.runtime import EndpointStatus, Runtime, ServiceStatus
+from asgi_gateway.runtime import EndpointStatus, Runtime
 from asgi_gateway.types import Receive, Scope, Send
 
 NO_ENDPOINT: Final = Failure("no_endpoint", "gateway")
@@ -153,7 +153,7 @@ class EndpointsApp:
         self._changes_at = inf
         self._refresh()
         if self._service is not None:
-            status = runtime.services.setdefault(self._service, ServiceStatus(self._service))
+            status = runtime.service_status
             status.endpoints = self.statuses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

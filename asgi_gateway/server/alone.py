@@ -10,7 +10,7 @@ from asgi_gateway.gateway import Gateway
 from asgi_gateway.reload import Reloader
 from asgi_gateway.server.admin import AdminSocket
 from asgi_gateway.server.control import controlled
-from asgi_gateway.server.process import Served, Settings, tell_restarts
+from asgi_gateway.server.process import Served, Settings, restarts_of
 from asgi_gateway.server.serve import Server
 
 
@@ -25,9 +25,9 @@ def serve_alone(
     served = Served(gateway, settings)
     first = gateway.config
 
-    async def reload(config: Config, _files: Files) -> None:
+    async def reload(config: Config, _files: Files) -> tuple[str, ...]:
         await served.reload(config)
-        tell_restarts(first, config)
+        return restarts_of(first, config)
 
     async def status() -> list[dict[str, Any]]:
         return [served.status()]

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
+from asgi_gateway.metrics import summed
 from asgi_gateway.reload import Outcome, Reloader
 from asgi_gateway.server.admin import AdminSocket, answer_requests
 
@@ -36,12 +37,15 @@ async def controlled(reloader: Reloader, status: Status, admin: AdminSocket | No
         return 409 if outcome.mistakes else 200, {"generation": reloader.number, **asdict(outcome)}
 
     async def report() -> tuple[int, dict[str, Any]]:
+        workers, own = await status(), reloader.metrics.report()
         return 200, {
             "config": path,
             "pid": os.getpid(),
             "generation": reloader.number,
             "last_reload": _written(reloader.last),
-            "workers": await status(),
+            "counters": summed([own["counters"], *(worker["counters"] for worker in workers)]),
+            "gauges": own["gauges"],
+            "workers": workers,
         }
 
     if sys.platform != "win32":

@@ -78,14 +78,14 @@ class Served:
         gc.collect()  # what serves collects seldom, and a configuration is full of circles
 
 
-def tell_restarts(first: Config, now: Config, said: Callable[[str], object] = _logger.warning) -> None:
-    """Say what of a new configuration only a restart brings about."""
-    for key in ("listen", "workers", "admin"):
-        if getattr(first, key) != getattr(now, key):
-            said(f"{key} was changed, which takes a restart")
+def restarts_of(first: Config, now: Config) -> tuple[str, ...]:
+    """What of a new configuration only a restart brings about, one sentence each."""
+    changed = (key for key in ("listen", "workers", "admin") if getattr(first, key) != getattr(now, key))
+    restarts = [f"{key} was changed, which takes a restart" for key in changed]
     before, after = WebSocketLimits.of(first), WebSocketLimits.of(now)
     if after.max_message > before.max_message or after.ping_timeout > before.ping_timeout:
-        said("a larger websocket.max_message or timeouts.idle than any before takes a restart")
+        restarts.append("a larger websocket.max_message or timeouts.idle than any before takes a restart")
+    return tuple(restarts)
 
 
 def work(settings: Settings, files: Files, sockets: list[socket.socket], parent: Connection) -> None:

@@ -26,7 +26,7 @@ from asgi_gateway.reload import Reloader
 from asgi_gateway.server.admin import AdminSocket
 from asgi_gateway.server.control import controlled
 from asgi_gateway.server.launch import STARTUP_FAILED, CannotStart, close
-from asgi_gateway.server.process import STARTUP_FAILURE, Settings, tell_restarts, work
+from asgi_gateway.server.process import STARTUP_FAILURE, Settings, restarts_of, work
 
 ANSWER_WITHIN: Final = 30.0
 """Seconds that a worker has for an order; one that needs longer is replaced."""
@@ -181,11 +181,10 @@ class Supervisor:
             if not worker.ended.done():
                 worker.process.kill()
 
-    async def _reload(self, config: Config, files: Files) -> None:
-        """Have every worker serve another configuration, one that is good."""
+    async def _reload(self, config: Config, files: Files) -> tuple[str, ...]:
+        """Have every worker serve another configuration, one that is good; what takes a restart."""
         self._gateway.check(config)
         self._files, self._config = files, config
-        tell_restarts(self._first, config)
         workers = list(self._workers)
         answers = await asyncio.gather(*(one.ask("reload", files) for one in workers), return_exceptions=True)
         mistakes: list[str] = []
@@ -197,6 +196,7 @@ class Supervisor:
                 mistakes += (f"worker {worker.process.pid}: {mistake}" for mistake in answer)
         if mistakes:
             raise ConfigError(Mistake(self._settings.path, None, None, "", mistake) for mistake in mistakes)
+        return restarts_of(self._first, config)
 
     async def _status(self) -> list[dict[str, Any]]:
         answers = await asyncio.gather(*(one.ask("status") for one in self._workers), return_exceptions=True)

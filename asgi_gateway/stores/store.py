@@ -67,7 +67,7 @@ class Store:
         self._emit = runtime.emit
         self._failures = runtime.counter("store_failures_total")
         self._lost_settlements = runtime.counter("store_settlements_lost_total")
-        self._degraded = runtime.counter("store_degraded")  # 1 while the store cannot be used, else 0
+        runtime.gauge("store_degraded", lambda: int(self.degraded))
         self._windows = Script("windows.lua")
         self._breakers = SharedBreakers(self.call, self._clock, self._prefix)
         self._link: Link | None = None
@@ -247,7 +247,6 @@ class Store:
         if now - self._recovered_at >= STEADY:
             self._delay = FIRST_PROBE
         self._failures.add()
-        self._degraded.add()
         self._emit(StoreFailed(str(self.address), reason))
         self._probing = asyncio.get_running_loop().create_task(self._probe())
 
@@ -264,7 +263,6 @@ class Store:
                 _logger.debug("the store still fails: %s", error)
         self._failed_at = None
         self._recovered_at = self._clock.monotonic()
-        self._degraded.add(-1)
         self._emit(StoreRecovered(str(self.address), self._recovered_at - failed_at))
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ def test_it_is_counted_logged_and_told_to_the_exchange(caplog: pytest.LogCapture
     with caplog.at_level(logging.INFO, "asgi_gateway.shadow"):
         shadow.would_reject(exchange)
     assert exchange.would_reject == ("rate_limit",)
-    (counter,) = runtime.counters
+    (counter,) = runtime.metrics.counters
     assert (counter.name, counter.value) == ("shadow_rejected_total", 1)
     assert dict(counter.labels) == {"service": "ai", "middleware": "rate_limit"}
     (record,) = caplog.records

@@ -114,6 +114,13 @@ def test_routes_are_a_table(write: Write, capsys: pytest.CaptureFixture[str]) ->
     )
 
 
+def test_the_table_has_services_without_a_route(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    spare = "  spare: {url: 'http://127.0.0.1:8'}\n"
+    text = GATEWAY.replace("      - retry: {attempts: 3}\n", "      - fallback: {targets: [spare]}\n") + spare
+    assert main(["routes", write(text)]) == 0
+    assert "-          -         spare    http://127.0.0.1:8\n" in capsys.readouterr().out
+
+
 def test_the_table_keeps_to_80_columns(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     long = "/".join(["segment"] * 12)
     path = write(

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from least_options import least
 from pydantic import TypeAdapter
 
 from asgi_gateway.config import (
@@ -163,5 +164,6 @@ def test_every_key_and_default_is_documented(part: type, prefix: str) -> None:
 
 @pytest.mark.parametrize("name", Registry(()).names)
 def test_every_middleware_can_be_built_from_yaml_with_its_defaults(name: str) -> None:
-    service = {"url": "http://127.0.0.1:9", "routes": [{"path": "/*"}], "middleware": [name]}
-    Gateway({"version": 1, "services": {"one": service}})
+    service = {"url": "http://127.0.0.1:9", "routes": [{"path": "/one/*"}], "middleware": [least(name)]}
+    other = {"url": "http://127.0.0.1:9", "routes": [{"path": "/x/*"}]}
+    Gateway({"version": 1, "services": {"one": service, "x": other}})

@@ -29,7 +29,7 @@ NAMES = sorted(
     | {
         option
         for entry in json_schema(REGISTRY)["$defs"]["Middleware"]["anyOf"][1]["properties"].values()
-        for option in entry["anyOf"][0]["properties"]
+        for option in entry.get("anyOf", [entry])[0]["properties"]
     }
 )
 VALUES = (

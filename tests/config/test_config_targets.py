@@ -42,3 +42,20 @@ def test_a_circle_is_a_mistake_at_the_step_that_closes_it(mistakes: Mistakes) ->
 def test_a_service_may_not_lead_to_itself(mistakes: Mistakes) -> None:
     (mistake,) = mistakes(services(only="{to: [only]}"))
     assert mistake.endswith("requests would go in a circle: only -> only")
+
+
+def test_a_service_that_another_names_needs_no_route(parse: Parse, mistakes: Mistakes) -> None:
+    routed = "  first: {url: 'http://x', routes: [{path: /*}], middleware: [{mirror: {target: second}}]}\n"
+    inner = "  second: {url: 'http://x', middleware: [{fallback: {targets: [third]}}]}\n  third: {url: 'http://x'}\n"
+    config = parse(f"version: 1\nservices:\n{routed}{inner}")
+    assert [len(service.routes) for service in config.services.values()] == [1, 0, 0]
+    (mistake,) = mistakes(f"version: 1\nservices:\n{inner}")
+    assert mistake.startswith("g.yaml:3:3: services.second: nothing leads to it")
+
+
+def test_what_is_mistaken_may_be_what_leads_there(mistakes: Mistakes) -> None:
+    text = services(first="{to: [second], nosuch: 1}", second="{}").replace(
+        "    routes: [{path: /second/*}]\n", ""
+    )
+    (mistake,) = mistakes(text)
+    assert "nosuch" in mistake

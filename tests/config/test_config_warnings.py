@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from least_options import least
 
 from asgi_gateway.config import Config, warnings_of
 from asgi_gateway.config.orders import ORDERS
@@ -27,10 +28,11 @@ def test_every_rule_names_middlewares_that_exist() -> None:
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: f"{order.outer}-{order.inner}")
 def test_every_rule_warns_one_way_and_not_the_other(parse: Parse, order: Any) -> None:
     told = f"{order.outer} stands outside {order.inner} (middleware[1]): {order.reason}"
-    assert told in warned(parse, [order.outer, order.inner])
+    outer, inner = least(order.outer), least(order.inner)
+    assert told in warned(parse, [outer, inner])
     if order.outer != order.inner:
-        assert told not in warned(parse, [order.inner, order.outer])
-    assert told not in warned(parse, [order.outer])
+        assert told not in warned(parse, [inner, outer])
+    assert told not in warned(parse, [outer])
 
 
 def test_a_rule_holds_from_the_global_chain_into_the_services(parse: Parse) -> None:

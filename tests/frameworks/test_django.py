@@ -1,5 +1,6 @@
 """Django, which refuses the lifespan and writes header names in capitals, inside the gateway."""
 
+from collections.abc import Callable
 from typing import Any
 
 import django
@@ -10,11 +11,11 @@ from django.core.asgi import get_asgi_application
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import path
 
-import asgi_gateway.middleware
 from asgi_gateway import Gateway
 from asgi_gateway.middleware import RateLimitMiddleware, RequestIdMiddleware
 from asgi_gateway.testing import Upstream, http_scope, serve
 from asgi_gateway.types import ASGIApp
+from tests.middleware.options_needed import EVERY
 
 
 async def hello(request: HttpRequest) -> HttpResponse:
@@ -89,17 +90,17 @@ async def test_two_middlewares_stack(app: ASGIApp) -> None:
     assert refused.json()["request_id"] == "mine"
 
 
-@pytest.mark.parametrize("name", asgi_gateway.middleware.__all__)
-async def test_every_middleware_stands_alone(name: str, app: ASGIApp) -> None:
-    wrapped = getattr(asgi_gateway.middleware, name)(app)
+@pytest.mark.parametrize("wrap", EVERY)
+async def test_every_middleware_stands_alone(wrap: Callable[..., ASGIApp], app: ASGIApp) -> None:
+    wrapped = wrap(app)
     async with serve(wrapped) as server, httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
         assert (await client.get("/hello")).text == "hello"
         assert (await client.post("/echo", content=b"body")).text == "body"
         assert (await client.get("/stream")).text == "firstlast"
 
 
-@pytest.mark.parametrize("name", asgi_gateway.middleware.__all__)
-async def test_a_refused_lifespan_is_passed_on(name: str, app: ASGIApp) -> None:
+@pytest.mark.parametrize("wrap", EVERY)
+async def test_a_refused_lifespan_is_passed_on(wrap: Callable[..., ASGIApp], app: ASGIApp) -> None:
     """So that the server hears of it; a middleware alone hides nothing."""
     scope = {**http_scope(), "type": "lifespan"}
 
@@ -107,4 +108,4 @@ async def test_a_refused_lifespan_is_passed_on(name: str, app: ASGIApp) -> None:
         raise NotImplementedError
 
     with pytest.raises(ValueError, match="can only handle"):
-        await getattr(asgi_gateway.middleware, name)(app)(scope, nothing, nothing)
+        await wrap(app)(scope, nothing, nothing)

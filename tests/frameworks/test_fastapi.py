@@ -1,6 +1,6 @@
 """FastAPI, wrapped by the gateway, and with single middlewares inside."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,10 +9,11 @@ import pytest
 from fastapi import FastAPI, HTTPException, Request
 from pydantic import BaseModel
 
-import asgi_gateway.middleware
 from asgi_gateway import Gateway
 from asgi_gateway.middleware import CircuitBreakerMiddleware, RateLimitMiddleware, RetryMiddleware
 from asgi_gateway.testing import Upstream, serve
+from asgi_gateway.types import ASGIApp
+from tests.middleware.options_needed import EVERY
 
 
 class Item(BaseModel):
@@ -97,10 +98,10 @@ async def test_retry_and_breaker_around_an_endpoint_that_fails() -> None:
     assert refused.json()["code"] == "circuit_open"
 
 
-@pytest.mark.parametrize("name", asgi_gateway.middleware.__all__)
-async def test_every_middleware_stands_alone(name: str) -> None:
+@pytest.mark.parametrize("wrap", EVERY)
+async def test_every_middleware_stands_alone(wrap: Callable[..., ASGIApp]) -> None:
     app = make_app()
-    app.add_middleware(getattr(asgi_gateway.middleware, name))
+    app.add_middleware(wrap)
     async with (
         serve(app, lifespan="on") as server,
         httpx.AsyncClient(base_url=server.url, trust_env=False) as client,

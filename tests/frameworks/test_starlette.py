@@ -1,7 +1,7 @@
 """Starlette, wrapped by the gateway, mounted as a service, and with single middlewares inside."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,10 +13,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-import asgi_gateway.middleware
 from asgi_gateway import Gateway
 from asgi_gateway.middleware import RateLimitMiddleware, RequestIdMiddleware
 from asgi_gateway.testing import Conversation, Upstream, serve, websocket_scope
+from asgi_gateway.types import ASGIApp
+from tests.middleware.options_needed import EVERY
 
 
 def make_app(events: list[str] | None = None) -> Starlette:
@@ -132,10 +133,10 @@ async def test_one_middleware_alone() -> None:
     assert int(answers[2].headers["retry-after"]) >= 1
 
 
-@pytest.mark.parametrize("name", asgi_gateway.middleware.__all__)
-async def test_every_middleware_stands_alone(name: str) -> None:
+@pytest.mark.parametrize("wrap", EVERY)
+async def test_every_middleware_stands_alone(wrap: Callable[..., ASGIApp]) -> None:
     app = make_app()
-    app.add_middleware(getattr(asgi_gateway.middleware, name))
+    app.add_middleware(wrap)
     async with (
         serve(app, lifespan="on") as server,
         httpx.AsyncClient(base_url=server.url, trust_env=False) as client,
@@ -144,10 +145,10 @@ async def test_every_middleware_stands_alone(name: str) -> None:
         assert (await client.get("/nothing")).status_code == 404
 
 
-@pytest.mark.parametrize("name", asgi_gateway.middleware.__all__)
-async def test_no_middleware_holds_a_stream_back(name: str) -> None:
+@pytest.mark.parametrize("wrap", EVERY)
+async def test_no_middleware_holds_a_stream_back(wrap: Callable[..., ASGIApp]) -> None:
     app = make_app()
-    app.add_middleware(getattr(asgi_gateway.middleware, name))
+    app.add_middleware(wrap)
     async with (
         serve(app, lifespan="on") as server,
         httpx.AsyncClient(base_url=server.url, trust_env=False) as client,
@@ -159,9 +160,9 @@ async def test_no_middleware_holds_a_stream_back(name: str) -> None:
         assert await anext(chunks) == "last"
 
 
-@pytest.mark.parametrize("name", asgi_gateway.middleware.__all__)
-async def test_every_middleware_passes_a_websocket(name: str) -> None:
-    app = getattr(asgi_gateway.middleware, name)(make_app())
+@pytest.mark.parametrize("wrap", EVERY)
+async def test_every_middleware_passes_a_websocket(wrap: Callable[..., ASGIApp]) -> None:
+    app = wrap(make_app())
     async with Conversation(app, websocket_scope("/echo")) as talk:
         talk.give({"type": "websocket.connect"})
         assert (await talk.next())["type"] == "websocket.accept"

@@ -1,7 +1,8 @@
-"""The middlewares that do nothing without options, with options at which the inner app still answers."""
+"""Every middleware, those that need options with some at which the inner app still answers."""
 
 from functools import partial
 
+from asgi_gateway import middleware
 from asgi_gateway.middleware import (
     FallbackMiddleware,
     FaultMiddleware,
@@ -25,4 +26,10 @@ WITH_OPTIONS = [
     partial(MockMiddleware, answers=[{"path": "/mocked", "status": 418}]),
     partial(RateLimitMiddleware, cost_from="json:usage.total_tokens"),
     partial(SplitMiddleware, targets=[{"service": other, "weight": 0}], own_weight=1),
+]
+
+_NEEDY = {one.func for one in WITH_OPTIONS}
+EVERY = [
+    *(one for name in middleware.__all__ if (one := getattr(middleware, name)) not in _NEEDY),
+    *WITH_OPTIONS,
 ]

@@ -4,15 +4,12 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from options_needed import WITH_OPTIONS
+from options_needed import EVERY
 
-from asgi_gateway import middleware
 from asgi_gateway.testing import Conversation, http_scope, settle, websocket_scope
 from asgi_gateway.types import ASGIApp, Message, Receive, Scope, Send
 
 pytestmark = pytest.mark.usefixtures("access_log_on")
-
-EVERY = [*(getattr(middleware, name) for name in middleware.__all__), *WITH_OPTIONS]
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
 PART: Message = {"type": "http.response.body", "body": b"part", "more_body": True}

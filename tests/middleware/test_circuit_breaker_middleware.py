@@ -532,8 +532,8 @@ async def test_in_shadow_mode_it_refuses_nothing_and_tells_what_it_would_have(cl
     exchange = Exchange()
     assert await ask(breaker, 3, **{EXCHANGE: exchange}) == [500] * 3
     assert exchange.would_reject == ("circuit_breaker",) * 2
-    assert [counter.value for counter in runtime.counters if counter.name == "shadow_rejected_total"] == [2]
-    assert runtime.services["ai"].breakers == []  # nobody takes the service for unusable
+    assert runtime.counter("shadow_rejected_total", middleware="circuit_breaker").value == 2
+    assert runtime.service_status.breakers == []  # nobody takes the service for unusable
 
 
 async def test_refusals_are_counted(clock: ManualClock):
@@ -578,3 +578,30 @@ def test_impossible_options_are_refused(options: dict[str, Any]):
 def test_durations_are_written_as_in_yaml():
     breaker = CircuitBreakerMiddleware(ScriptedApp(200), break_duration="2m")  # type: ignore[arg-type]
     assert breaker.policy.break_duration == 120.0
+
+
+async def test_a_gauge_tells_the_state_as_it_is_when_asked(clock: ManualClock):
+    runtime = Runtime(clock=clock, service="ai")
+    breaker = CircuitBreakerMiddleware(
+        ScriptedApp(500, 200), failure_threshold=1, break_duration=10, runtime=runtime
+    )
+    [gauge] = runtime.metrics.gauges
+    assert (gauge.name, gauge.labels, gauge.value) == ("circuit_breaker_state", (("service", "ai"),), 0)
+    await ask(breaker, 1)
+    assert gauge.value == 1
+    await clock.advance(10)
+    assert gauge.value == 2
+    await ask(breaker, 1)
+    assert gauge.value == 0
+
+
+async def test_of_several_breakers_the_gauge_tells_the_worst_state(clock: ManualClock):
+    runtime = Runtime(clock=clock, service="ai")
+    inner = CircuitBreakerMiddleware(ScriptedApp(500), failure_threshold=1, runtime=runtime)
+    outer = CircuitBreakerMiddleware(inner, failure_threshold=9, runtime=runtime)
+    shadow = CircuitBreakerMiddleware(outer, mode="shadow", runtime=runtime)
+    await ask(shadow, 1)
+    assert {gauge.labels[0]: gauge.value for gauge in runtime.metrics.gauges} == {
+        ("service", "ai"): 1,
+        ("mode", "shadow"): 0,
+    }

@@ -432,3 +432,34 @@ def test_without_either_it_is_a_hundred() -> None:
 def test_an_adaptive_limit_has_no_key() -> None:
     with pytest.raises(ValueError, match="cannot have a key"):
         ConcurrencyLimitMiddleware(ScriptedApp(200), adaptive={"latency": 1}, key="path")  # type: ignore[arg-type]
+
+
+def gauges(runtime: Runtime) -> dict[tuple[str, str | None], float]:
+    """What each gauge says, by name and the label ``key``."""
+    return {(gauge.name, dict(gauge.labels).get("key")): gauge.value for gauge in runtime.metrics.gauges}
+
+
+async def test_gauges_tell_the_limit_as_it_moves_and_what_is_in_flight(clock: ManualClock) -> None:
+    runtime = Runtime(clock=clock, service="ai")
+    app = Held()
+    adaptive = {"latency": 1, "initial": 10}
+    limit = ConcurrencyLimitMiddleware(app, adaptive=adaptive, runtime=runtime)  # type: ignore[arg-type]
+    assert {gauge.labels for gauge in runtime.metrics.gauges} == {(("service", "ai"),)}
+    tasks = [ask(limit) for _ in range(3)]
+    await settle()
+    assert gauges(runtime) == {("concurrency_limit", None): 10, ("concurrency_in_flight", None): 3}
+    limit.adapt(7)
+    app.ends.set()
+    await asyncio.gather(*tasks)
+    assert gauges(runtime) == {("concurrency_limit", None): 7, ("concurrency_in_flight", None): 0}
+
+
+async def test_a_limit_by_key_has_one_gauge_for_all_keys(clock: ManualClock) -> None:
+    runtime = Runtime(clock=clock)
+    app = Held()
+    limit = ConcurrencyLimitMiddleware(app, max_in_flight=2, key="path", runtime=runtime)
+    tasks = [ask(limit, path=path) for path in ("/a", "/a", "/b")]
+    await settle()
+    assert gauges(runtime) == {("concurrency_limit", "path"): 2, ("concurrency_in_flight", "path"): 3}
+    app.ends.set()
+    await asyncio.gather(*tasks)

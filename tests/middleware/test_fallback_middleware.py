@@ -5,13 +5,14 @@ import logging
 
 import pytest
 
-from asgi_gateway.context import DEADLINE, EXCHANGE, Exchange
+from asgi_gateway.context import ATTEMPT, DEADLINE, EXCHANGE, Exchange
 from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.middleware import (
     CircuitBreakerMiddleware,
     FallbackMiddleware,
     FaultMiddleware,
     RateLimitMiddleware,
+    RetryMiddleware,
 )
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
@@ -49,6 +50,18 @@ async def test_each_is_asked_once_and_the_last_answer_stands() -> None:
     assert (answer.status, answer.header("x"), answer.body) == (503, "503", b"own")
     assert [len(app.calls) for app in apps] == [1, 1, 1]
     assert len(exchange.fallbacks) == 2
+
+
+@pytest.mark.parametrize("outer", [{}, {ATTEMPT: 1}])
+async def test_attempts_are_those_at_all_services_together(outer: dict[str, int]) -> None:
+    first, second = (
+        RetryMiddleware(ScriptedApp(503), attempts=attempts, backoff={"initial": 0}) for attempts in (2, 3)
+    )
+    exchange = Exchange()
+    exchange.attempts = len(outer)  # an outer layer that makes attempts has counted this one
+    app = FallbackMiddleware(first, targets=[second])
+    assert (await request(app, **{EXCHANGE: exchange}, **outer)).status == 503
+    assert exchange.attempts == 5
 
 
 async def test_what_breaks_after_the_answer_began_stays_broken() -> None:

@@ -118,7 +118,7 @@ async def asking(
 def counted(runtime: Runtime) -> dict[str, int]:
     return {
         ".".join((counter.name, *(value for _, value in counter.labels))): counter.value
-        for counter in runtime.counters
+        for counter in runtime.metrics.counters
         if counter.value
     }
 

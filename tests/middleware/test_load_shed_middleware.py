@@ -1,5 +1,6 @@
 """Refusals by how late the event loop is, the loop's timers moved by hand."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -89,3 +90,19 @@ async def test_refusals_are_counted(clock: ManualClock) -> None:
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         LoadShedMiddleware(ScriptedApp(200), **options)
+
+
+def test_it_looks_at_the_loop_that_serves_when_that_is_another() -> None:
+    shed = LoadShedMiddleware(ScriptedApp(200))
+    asyncio.run(request(shed))
+    shed.policy.lag = 10.0  # as late as the loop before was when it ended
+
+    async def in_another_loop() -> int:
+        status = (await request(shed)).status
+        shed.policy.lag = 10.0
+        async with asyncio.timeout(5):
+            while shed.policy.lag:
+                await asyncio.sleep(0.01)
+        return status
+
+    assert asyncio.run(in_another_loop()) == 200

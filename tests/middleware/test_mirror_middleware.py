@@ -22,7 +22,7 @@ CHUNKED = [(b"transfer-encoding", b"chunked")]
 
 
 def counted(runtime: Runtime) -> dict[str, int]:
-    return {counter.name: counter.value for counter in runtime.counters if counter.value}
+    return {counter.name: counter.value for counter in runtime.metrics.counters if counter.value}
 
 
 async def hanging(scope: Scope, receive: Receive, send: Send) -> None:

@@ -421,7 +421,7 @@ async def test_in_shadow_mode_nothing_is_refused_and_all_is_told():
     answers = [await request(app) for _ in range(3)]
     assert [answer.status for answer in answers] == [200] * 3
     assert answers[0].header("ratelimit-limit") is None
-    assert {c.name: c.value for c in runtime.counters} == {"shadow_rejected_total": 2}
+    assert {c.name: c.value for c in runtime.metrics.counters} == {"shadow_rejected_total": 2}
 
 
 # What a response says that it cost
@@ -560,7 +560,7 @@ async def test_shadow_mode_settles_too_and_says_nothing(clock: ManualClock):
     assert [answer.status for answer in answers] == [200] * 4
     assert answers[0].header("ratelimit-limit") is None
     assert exchange.rate_limit is None
-    assert {c.name: c.value for c in runtime.counters} == {"shadow_rejected_total": 2}
+    assert {c.name: c.value for c in runtime.metrics.counters} == {"shadow_rejected_total": 2}
 
 
 async def test_a_json_answer_is_passed_on_as_it_comes(runtime: Runtime):

@@ -700,7 +700,7 @@ def skipped(runtime: Runtime) -> dict[str, int]:
     """How many retries were skipped, by reason."""
     return {
         dict(counter.labels)["reason"]: counter.value
-        for counter in runtime.counters
+        for counter in runtime.metrics.counters
         if counter.name == "retry_skipped_total" and counter.value
     }
 
@@ -794,6 +794,36 @@ async def test_a_breaker_of_the_service_that_has_opened_ends_it(clock: ManualClo
     assert (await request(retry)).status == 503
     assert len(app.calls) == 1
     assert skipped(runtime) == {"circuit_open": 1}
+
+
+async def test_a_breaker_that_opens_during_the_wait_ends_it(clock: ManualClock):
+    runtime = Runtime(clock=clock).scoped_to("a")
+    app = ScriptedApp(503)
+    breaker = CircuitBreaker(1, 60.0, 1)
+    exchange = Exchange()
+    retry = RetryMiddleware(app, backoff=EXACT, runtime=runtime)
+    runtime.services["a"].breakers.append(breaker)
+    async with asking(retry, **{EXCHANGE: exchange}) as talk:
+        breaker.open_until(clock.monotonic() + 31, clock.monotonic())
+        await clock.advance(1)
+        answer = await talk.finish()
+    assert (answer.status, answer.header("x-gateway-error")) == (503, "circuit_open")
+    assert answer.header("retry-after") == "30"
+    assert (len(app.calls), exchange.attempts) == (1, 1)
+    assert skipped(runtime) == {"circuit_open": 1}
+    assert runtime.counter("retries_total").value == 0
+
+
+async def test_a_breaker_that_asks_again_does_not_end_it(clock: ManualClock):
+    runtime = Runtime(clock=clock).scoped_to("a")
+    app = ScriptedApp(503, 200)
+    retry = RetryMiddleware(app, backoff=EXACT, runtime=runtime)
+    breaker = CircuitBreaker(1, 60.0, 1)
+    runtime.services["a"].breakers.append(breaker)
+    async with asking(retry) as talk:
+        breaker.open_until(clock.monotonic() + 1, clock.monotonic())
+        await clock.advance(1)
+        assert (await talk.finish()).status == 200
 
 
 # The time of one attempt

@@ -1,14 +1,19 @@
 """Split, fault and mock by raw ASGI."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from asgi_gateway import ConfigError, Gateway
+from asgi_gateway.context import EXCHANGE, ON_DISCONNECT, Exchange
 from asgi_gateway.errors import ResponseAborted
 from asgi_gateway.middleware import (
     CircuitBreakerMiddleware,
+    FallbackMiddleware,
     FaultMiddleware,
+    MirrorMiddleware,
     MockMiddleware,
     RetryMiddleware,
     SplitMiddleware,
@@ -47,14 +52,38 @@ async def test_by_default_the_inner_app_has_no_weight() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"targets": [], "own_weight": 0},
+        {"targets": [{"service": ScriptedApp(), "weight": 0}]},
         {"targets": [{"service": ScriptedApp(), "weight": -1}]},
-        {"sticky": "x"},
+        {"targets": [{"service": ScriptedApp()}], "sticky": "x"},
     ],
 )
 def test_a_split_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r".+"):
         SplitMiddleware(ScriptedApp(), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "missing"),
+    [
+        (FallbackMiddleware, "targets"),
+        (FaultMiddleware, "give delay or abort"),
+        (MirrorMiddleware, "target"),
+        (MockMiddleware, "answers"),
+        (SplitMiddleware, "targets"),
+    ],
+)
+def test_what_would_do_nothing_is_a_mistake(wrap: type, missing: str) -> None:
+    empty = {} if wrap is FaultMiddleware else {missing: None if missing == "target" else []}
+    name = snake_case(wrap)
+    for options in ({}, empty):
+        with pytest.raises(ValueError, match=missing):
+            wrap(ScriptedApp(), **options)
+        with pytest.raises(ConfigError, match=missing):
+            Gateway({"version": 1, "middleware": [{name: options}]})
+
+
+def snake_case(wrap: type) -> str:
+    return wrap.__name__.removesuffix("Middleware").lower()
 
 
 async def test_a_delay_waits_by_the_clock() -> None:
@@ -67,6 +96,35 @@ async def test_a_delay_waits_by_the_clock() -> None:
         await clock.advance(0.1)
         await settle()
         assert (await talk.finish()).status == 200
+
+
+async def test_a_delay_ends_when_the_client_leaves(clock: ManualClock) -> None:
+    listening: list[Callable[[], None]] = []
+
+    def on_disconnect(left: Callable[[], None]) -> Callable[[], None]:
+        listening.append(left)
+        return lambda: listening.remove(left)
+
+    inner, exchange = ScriptedApp(200), Exchange()
+    app = FaultMiddleware(inner, delay={"duration": "2s"}, runtime=Runtime(clock=clock))
+    more = {EXCHANGE: exchange, ON_DISCONNECT: on_disconnect}
+    async with Conversation(app, http_scope(**more)) as talk:
+        await settle()
+        listening[0]()
+        await settle()
+        assert talk.done
+    assert exchange.failure is not None
+    assert (exchange.failure.kind, inner.calls, listening, clock.pending) == (
+        "client_disconnected",
+        [],
+        [],
+        [],
+    )
+    async with Conversation(app, http_scope(**more)) as talk:
+        talk.body()
+        await clock.advance(2)
+        assert (await talk.finish()).status == 200
+    assert listening == []
 
 
 async def test_an_abort_answers_and_is_marked() -> None:

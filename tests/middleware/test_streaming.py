@@ -7,15 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from options_needed import WITH_OPTIONS
+from options_needed import EVERY
 
-from asgi_gateway import middleware
 from asgi_gateway.testing import Conversation, ScriptedApp, http_scope, request, settle, websocket_scope
 from asgi_gateway.types import ASGIApp, Message, Receive, Scope, Send
 
 pytestmark = pytest.mark.usefixtures("access_log_on")
-
-EVERY = [*(getattr(middleware, name) for name in middleware.__all__), *WITH_OPTIONS]
 
 
 def all_of_them(app: ASGIApp) -> ASGIApp:

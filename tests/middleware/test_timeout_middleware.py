@@ -273,3 +273,11 @@ async def test_other_scopes_pass_through(kind: str):
 def test_impossible_options_are_refused(total: Any):
     with pytest.raises(ValidationError):
         TimeoutMiddleware(ScriptedApp(200), total=total)
+
+
+def test_it_holds_in_a_loop_after_another() -> None:
+    """As with a test client that runs each request in an event loop of its own."""
+    limited = TimeoutMiddleware(ScriptedApp(200), total=0.05)
+    assert asyncio.run(request(limited)).status == 200
+    limited.app = endless
+    assert asyncio.run(asyncio.wait_for(request(limited), 5)).status == 504

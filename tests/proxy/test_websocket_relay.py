@@ -327,10 +327,8 @@ async def test_a_service_that_answers_no_ping_is_given_up() -> None:
         connection.transport.abort()
 
     async with through(deaf, websocket={"ping_interval": "100ms"}) as client:
-        end = asyncio.ensure_future(end_of(client))
-        await asyncio.sleep(0.5)
+        closed = (await asyncio.wait_for(end_of(client), 3)).rcvd
         release.set()
-        closed = (await asyncio.wait_for(end, 3)).rcvd
     assert closed == Close(1011, "")
 
 

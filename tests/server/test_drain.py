@@ -74,8 +74,8 @@ async def test_a_kept_connection_is_served_once_more(tmp_path: Path) -> None:
 async def test_a_request_whose_head_is_arriving_is_served(tmp_path: Path) -> None:
     async with Upstream(behaviours.answer()) as upstream, running(tmp_path, upstream.url) as gateway:
         async with RawClient(gateway.process.url) as client:
-            await client.send(REQUEST[:-2])
-            await asyncio.sleep(0.1)  # until it is there
+            await client.send(REQUEST + REQUEST[:-2])
+            assert (await client.answer()).status == 200  # so the head after it is there too
             gateway.process.process.send_signal(signal.SIGTERM)
             await asyncio.sleep(1.5)  # longer than connections without a request are kept
             await client.send(b"\r\n")

@@ -202,15 +202,18 @@ async def test_http_1_0_gets_no_chunks_and_a_closed_connection() -> None:
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 async def test_an_answer_that_breaks_off_never_looks_whole(version: bytes) -> None:
+    arrived = asyncio.Event()
+
     async def breaking(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"part", "more_body": True})
-        await asyncio.sleep(0.05)
+        await arrived.wait()
         raise RuntimeError("a bug")
 
     async with running(breaking) as server, RawClient(server.url) as client:
         await client.send(b"GET / HTTP/" + version + b"\r\nHost: h\r\n\r\n")
         await client.until(b"part")
+        arrived.set()
         rest = await client.rest()
     assert (rest, client.ended) == ((b"", "reset") if version == b"1.0" else (b"\r\n", "closed"))
 

@@ -180,13 +180,37 @@ async def test_the_command_reloads_and_says_what_came_of_it(tmp_path: Path) -> N
             code, said = await command("reload", path, "--socket", str(gateway.socket))
             assert code == 1
             assert said.startswith("asgi-gateway: the one before is kept:\n")
-            assert "missing key 'routes'" in said
+            assert "services.other: nothing leads to it" in said
             assert (await gateway.ask("GET /elsewhere"))["there_is"] == ["POST /reload", "GET /status"]
         assert not gateway.socket.exists()
         gateway.write(one.url)
         code, said = await command("reload", path)
         assert (code, said.count("\n")) == (1, 1)
         assert "no gateway answers at" in said
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_command_names_what_takes_a_restart(tmp_path: Path, workers: int) -> None:
+    async with running(tmp_path, "http://127.0.0.1:9", workers=workers, reload=NO_WATCH) as gateway:
+        path = str(gateway.file)
+        text = gateway.file.read_text()
+        changed = text.replace("port: 0", "port: 1").replace(f"workers: {workers}", "workers: 3")
+        gateway.file.write_text(changed)
+        code, said = await command("reload", path, "--socket", str(gateway.socket))
+        assert (code, said.splitlines()) == (
+            0,
+            [
+                "warning: listen was changed, which takes a restart",
+                "warning: workers was changed, which takes a restart",
+                f"{path}: reloaded, generation 2",
+            ],
+        )
+        last = (await gateway.ask("GET /status"))["last_reload"]
+        assert [restart.partition(" ")[0] for restart in last["restarts"]] == ["listen", "workers"]
+        gateway.file.write_text(text + "state: valkey://127.0.0.1:9\n")
+        code, said = await command("reload", path)
+        assert code == 1
+        assert "no reload changes the state, start the gateway anew" in said
 
 
 async def test_the_level_of_the_log_changes_and_what_takes_a_restart_is_said(tmp_path: Path) -> None:
@@ -227,3 +251,27 @@ def test_the_socket_is_in_the_folder_of_the_file(tmp_path: Path, monkeypatch: py
     (tmp_path / "gateway.yaml").write_text("version: 1\nadmin: {socket: admin}\n")
     monkeypatch.chdir("/")
     assert admin_path(load_config(tmp_path / "gateway.yaml")) == tmp_path / "admin"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_report_adds_up_counters_and_tells_how_the_last_reload_went(
+    tmp_path: Path, workers: int
+) -> None:
+    mock = "{mock: {answers: [{status: 200}]}}"
+    fault = "{fault: {abort: {status: 503}}}"
+    async with running(tmp_path, "http://127.0.0.1:9", workers=workers, reload=NO_WATCH) as gateway:
+        gateway.chain = f"[{fault}, {mock}]"
+        gateway.write("http://127.0.0.1:9")
+        assert await gateway.reload() == []
+        for _ in range(6):
+            await get(gateway)
+        gateway.file.write_text("version: 2\n")
+        assert await gateway.reload() != []
+        report = await gateway.ask("GET /status")
+        told = {(one["name"], *one["labels"].values()): one["value"] for one in report["counters"]}
+        assert told["faults_total", "abort"] == 6
+        assert told["config_reloads_total", "success"] == told["config_reloads_total", "failure"] == 1
+        assert [gauge["value"] for gauge in report["gauges"]] == [0]
+        gateway.write("http://127.0.0.1:9")
+        assert await gateway.reload() == []
+        assert [gauge["value"] for gauge in (await gateway.ask("GET /status"))["gauges"]] == [1]

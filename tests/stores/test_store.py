@@ -288,6 +288,20 @@ async def test_a_failing_store_is_given_up_within_100_ms_and_used_again_by_itsel
     assert [type(event) for event in events] == [StoreFailed, StoreRecovered]
 
 
+async def test_a_gauge_tells_whether_the_store_can_be_used(way: Way) -> None:
+    runtime = Runtime()
+    store = Store(f"unix://{way.path}", runtime=runtime)
+    [gauge] = runtime.metrics.gauges
+    hit = store.limiter("one", LIMIT, 1)
+    await hit("a")
+    assert (gauge.name, gauge.value) == ("store_degraded", 0)
+    await way.shut()
+    with pytest.raises(StoreUnavailable):
+        await hit("a")
+    assert gauge.value == 1
+    await store.aclose()
+
+
 async def test_a_slow_store_is_not_taken_for_a_recovered_one(way: Way, open_store: Open, events: list[Event]):
     way.delay = 0.1
     store = open_store(f"unix://{way.path}", timeout=0.05)
@@ -306,7 +320,9 @@ async def test_a_connection_that_closes_while_nobody_waits_is_no_failure(
     await hit("a")
     await way.shut()
     await way.open(way.path)
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        while store._link is not None:
+            await asyncio.sleep(0.001)
     assert (await hit("a")).remaining == 98
     assert events == []
 
