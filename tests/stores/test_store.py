@@ -24,7 +24,8 @@ from asgi_gateway.stores.script import Script
 from asgi_gateway.stores.store import Store
 from asgi_gateway.stores.url import parse_store_url
 from asgi_gateway.testing import ScriptedApp, request, settle
-from tests.stores.conftest import Way, valkey
+from tests.stores.conftest import Way
+from tests.stores.servers import running
 
 Open = Callable[..., Store]
 LIMIT = [Limit(SlidingWindow, 100, 60)]
@@ -206,8 +207,10 @@ async def test_three_nodes_of_a_cluster_are_one_store(tmp_path: Path, open_store
     with ExitStack() as stack:
         ports = [
             stack.enter_context(
-                valkey(tmp_path / str(n), "--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
-            )
+                running(
+                    tmp_path / str(n), "--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"
+                )
+            ).port
             for n in range(3)
         ]
         nodes = [open_store(f"valkey://127.0.0.1:{port}") for port in ports]
@@ -236,14 +239,12 @@ async def test_three_nodes_of_a_cluster_are_one_store(tmp_path: Path, open_store
 
 async def test_the_master_that_sentinels_name_is_the_store(tmp_path: Path, open_store: Open):
     with (
-        valkey(tmp_path / "master") as master,
-        valkey(tmp_path / "sentinel", name="sentinel.conf") as sentinel,
+        running(tmp_path / "master") as master,
+        running(tmp_path / "sentinel", sentinel=True) as sentinel,
     ):
-        store = open_store(f"valkey+sentinel://127.0.0.1:{sentinel}/mine", timeout=1)
-        pipe = await plain_pipe(store, ("127.0.0.1", sentinel))
-        await pipe.send(b"SENTINEL", b"MONITOR", b"mine", b"127.0.0.1", b"%d" % master, b"1")
+        store = open_store(f"valkey+sentinel://127.0.0.1:{sentinel.port}/mine", timeout=1)
+        sentinel.ask("SENTINEL", "MONITOR", "mine", "127.0.0.1", master.port, 1)
         assert (await store.limiter("it", LIMIT, 1)("a")).remaining == 99
-        pipe.close()
 
 
 async def test_an_embedded_server_that_dies_is_started_again(open_store: Open, events: list[Event]):
