@@ -58,13 +58,17 @@ class SharedBreakers:
 
     def start(self) -> None:
         """Look at what other processes open from now on, if there is a breaker that wants to know."""
-        if self._known and self._following is None and not self._closed:
-            self._following = asyncio.get_running_loop().create_task(self._follow())
+        if not self._known or self._closed:
+            return
+        following, loop = self._following, asyncio.get_running_loop()
+        if following is None or following.get_loop() is not loop:  # one that ended looks no more
+            self._following = loop.create_task(self._follow())
 
     async def aclose(self) -> None:
         """Follow and tell no more."""
         self._closed = True
-        tasks = {*self._telling, *([self._following] if self._following else [])}
+        loop = asyncio.get_running_loop()
+        tasks = {task for task in (*self._telling, self._following) if task and task.get_loop() is loop}
         for task in tasks:
             task.cancel()
         if tasks:
@@ -88,6 +92,6 @@ class SharedBreakers:
         except StoreUnavailable:
             return
         now = self._clock.monotonic()
-        if left > 0 and breaker.state(now) != "open":
+        if isinstance(left, int) and left > 0 and breaker.state(now) != "open":
             breaker.open_until(now + left / 1000 + _EARLIER, now)
             opened()

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Final
 
 from asgi_gateway.errors import StoreUnavailable
@@ -15,6 +15,7 @@ from asgi_gateway.policies.circuit_breaker import CircuitBreaker
 from asgi_gateway.policies.window import COUNTERS, Limit, Window
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.breakers import SharedBreakers
+from asgi_gateway.stores.cluster import SlotMoving
 from asgi_gateway.stores.embedded import EmbeddedServer
 from asgi_gateway.stores.links import Link, open_link
 from asgi_gateway.stores.pipe import check_installed
@@ -29,6 +30,9 @@ LONGEST_PROBE: Final = 2.0
 
 STEADY: Final = 10.0
 """Seconds that a store has to work for the next look after a failure to come early again."""
+
+_PROBE: Final = (b"", b"1", b"fixed_window", b"1000000000", b"1")
+"""The arguments of a count that hurts nobody."""
 
 _NAMES: Final = {counter: name.encode() for name, counter in COUNTERS.items()}
 
@@ -65,6 +69,7 @@ class Store:
         self._degraded = runtime.counter("store_degraded")  # 1 while the store cannot be used, else 0
         self._windows = Script("windows.lua")
         self._breakers = SharedBreakers(self.call, self._clock, self._prefix)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._link: Link | None = None
         self._opening: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -91,22 +96,20 @@ class Store:
         ends = tuple(b"}:%d" % place for place in range(len(limits)))
         terms = [part for kind, amount, period in limits for part in _terms(kind, amount, period)]
         arguments = (b"", b"%d" % cost, *terms)
-        run = self._windows.run
+        run, get_running_loop = self._windows.run, asyncio.get_running_loop
 
         async def hit(key: Hashable) -> Window:
             link = self._link
-            if link is None:
+            if link is None or self._loop is not get_running_loop():
                 link = await self._opened()
             text = key if isinstance(key, str) else f"\0{key!r}"
             digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
             named = base + digest.encode()
             try:
-                reply = await run(link, tuple([named + end for end in ends]), arguments)
+                return _window(await run(link, tuple([named + end for end in ends]), arguments))
             except StoreUnavailable as error:
-                self._fail(str(error))
+                self._give_up(link, error)
                 raise
-            limit, remaining, reset_after, retry_after = reply
-            return Window(limit, remaining, float(reset_after), float(retry_after))
 
         return hit
 
@@ -119,11 +122,13 @@ class Store:
 
     async def call(self, key: str, *command: bytes) -> Any:
         """One command of the server that holds `key`. Raises `StoreUnavailable`."""
-        link = self._link or await self._opened()
+        link = self._link
+        if link is None or self._loop is not asyncio.get_running_loop():
+            link = await self._opened()
         try:
             return await link.send(key.encode(), *command)
         except StoreUnavailable as error:
-            self._fail(str(error))
+            self._give_up(link, error)
             raise
 
     async def start(self) -> None:
@@ -135,71 +140,111 @@ class Store:
 
     async def aclose(self) -> None:
         """Close all connections, stop looking, and stop the server that belongs to this store."""
+        self._enter_loop()
         await self._breakers.aclose()
         for task in (self._probing, self._opening):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
+        self._drop_link()
         if self._server is not None:
             await asyncio.to_thread(self._server.stop)
 
     async def _opened(self, *, patient: bool = False) -> Link:
         """The link, connected first where it is not yet. Who is not `patient` waits `timeout` at most."""
-        if self.degraded:
-            raise StoreUnavailable("the store has failed")
-        opening = self._opening
-        if opening is None:
-            opening = self._opening = asyncio.get_running_loop().create_task(self._open())
-            opening.add_done_callback(self._has_opened)
-        try:
-            if patient:
-                await asyncio.shield(opening)
-            else:
-                async with self._clock.timeout(self.timeout):
-                    await asyncio.shield(opening)
-        except TimeoutError:
-            self._fail("no connection in time")
-        except StoreUnavailable as error:
-            self._fail(str(error))
-        if self._link is None or self.degraded:
+        self._enter_loop()
+        if self._link is None and not self.degraded:
+            opening = self._opening
+            if opening is None:
+                opening = self._opening = asyncio.get_running_loop().create_task(self._first_opened())
+            try:
+                async with nullcontext() if patient else self._clock.timeout(self.timeout):
+                    await asyncio.wait((opening,))
+            except TimeoutError:
+                opening.cancel()
+                self._fail("no connection in time")
+        if self._link is None:
             raise StoreUnavailable("the store has failed")
         return self._link
 
-    def _has_opened(self, opening: asyncio.Task[None]) -> None:
-        self._opening = None
-        if not opening.cancelled():
-            opening.exception()  # whoever waited was told, if anybody still did
+    async def _first_opened(self) -> None:
+        try:
+            await self._open()
+        except (StoreUnavailable, OSError) as error:
+            self._fail(str(error))
+        finally:
+            self._opening = None
 
     async def _open(self) -> None:
-        """Connect, and see that the store counts."""
+        """Connect, or find again what of the store is missing, and see that all of it counts."""
         if self._server is not None:
             await asyncio.to_thread(self._server.start)
-        link = await open_link(self.address, self._clock, self.timeout, self._lost)
-        try:
-            key = b"%b:probe" % self._prefix
-            await self._windows.run(link, (key,), (b"", b"1", b"fixed_window", b"1000000000", b"1"))
-        except BaseException:
-            link.close()
-            raise
-        self._link = link
+        link: Link | None = None
 
-    def _lost(self, reason: str, waited: bool) -> None:  # noqa: FBT001 - as a pipe calls it
-        """A connection broke: a failure where somebody waited, else the next to need it connects again."""
-        if self._link is not None:
-            self._drop_link()
-            if waited:
-                self._fail(reason)
+        def lost(reason: str, waited: bool) -> None:  # noqa: FBT001 - as a pipe calls it
+            """A failure where somebody waited, else the next to need it connects again."""
+            if link is not None and link is self._link:
+                self._link = None
+                if waited:
+                    self._fail(reason)
+
+        link = self._link or await open_link(self.address, self._clock, self.timeout, lost)
+        try:
+            await link.learn()
+            keys = link.keys(b"%b:probe" % self._prefix)
+            failures = await asyncio.gather(*(self._count(link, key) for key in keys))
+        except BaseException:
+            if link is not self._link:
+                link.close()
+            raise
+        reason = next((failure for failure in failures if failure is not None), None)
+        if reason is None or link.in_parts:
+            self._link = link
+        else:
+            link.close()
+        if reason is not None:
+            raise reason
+
+    async def _count(self, link: Link, key: bytes) -> StoreUnavailable | None:
+        """Why the server that holds `key` does not count, if so."""
+        try:
+            _window(await self._windows.run(link, (key,), _PROBE))
+        except SlotMoving:
+            return None
+        except StoreUnavailable as error:
+            return error
+        return None
+
+    def _enter_loop(self) -> None:
+        """Begin anew where the event loop is another: connections and tasks belonged to the old one."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        old, self._loop = self._loop, loop
+        if old is not None and not old.is_closed():
+            for end in [task.cancel for task in (self._probing, self._opening) if task is not None]:
+                old.call_soon_threadsafe(end)
+            if self._link is not None:
+                old.call_soon_threadsafe(self._link.close)
+        self._link = self._opening = self._probing = None
+        if self.degraded:
+            self._failed_at = None
+            self._degraded.add(-1)
 
     def _drop_link(self) -> None:
         link, self._link = self._link, None
         if link is not None:
             link.close()
 
+    def _give_up(self, link: Link, error: StoreUnavailable) -> None:
+        """A command failed. Of a store in parts the others are used further."""
+        if link is not self._link or isinstance(error, SlotMoving):
+            return
+        if not link.in_parts:
+            self._drop_link()
+        self._fail(str(error))
+
     def _fail(self, reason: str) -> None:
-        self._drop_link()
         if self.degraded:
             return
         now = self._failed_at = self._clock.monotonic()
@@ -232,3 +277,11 @@ class Store:
 
 def _terms(kind: type[Any], amount: int, period: int) -> tuple[bytes, bytes, bytes]:
     return _NAMES[kind], b"%d" % amount, b"%d" % period
+
+
+def _window(reply: Any) -> Window:
+    try:
+        limit, remaining, reset_after, retry_after = reply
+        return Window(int(limit), int(remaining), float(reset_after), float(retry_after))
+    except (TypeError, ValueError) as error:
+        raise StoreUnavailable("the store answers something else than it was asked") from error

@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import gc
-import os
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,40 @@ async def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
         await asyncio.sleep(0.02)
 
 
+@contextlib.asynccontextmanager
+async def cluster(folder: Path, *, replicas: int = 0) -> AsyncIterator[list[Server]]:
+    """Three masters that hold a third of the slots each, and replicas of the first."""
+    options = [
+        "--cluster-enabled",
+        "yes",
+        "--cluster-node-timeout",
+        600,
+        "--cluster-require-full-coverage",
+        "no",
+    ]
+    with contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(running(folder / str(n), *options)) for n in range(3 + replicas)]
+        for n, node in enumerate(nodes):
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+            if n < 3:
+                node.ask("CLUSTER", "ADDSLOTSRANGE", 16384 * n // 3, 16384 * (n + 1) // 3 - 1)
+            node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+        await until(
+            lambda: all(
+                "cluster_state:ok" in (said := node.ask("CLUSTER", "INFO"))
+                and f"cluster_known_nodes:{len(nodes)}" in said
+                and "cluster_slots_assigned:16384" in said
+                for node in nodes
+            )
+        )
+        for node in nodes[3:]:
+            node.ask("CLUSTER", "REPLICATE", nodes[0].ask("CLUSTER", "MYID"))
+        await until(
+            lambda: all("master_link_status:up" in node.ask("INFO", "replication") for node in nodes[3:])
+        )
+        yield nodes
+
+
 class Traffic:
     """Requests one after another, and how they fared."""
 
@@ -162,6 +196,7 @@ class Gateway:
 
     def __init__(self, open_store: Callable[..., Store], url: str, **options: Any) -> None:
         self.events: list[Event] = []
+        self._fresh = count()
         runtime = Runtime(emit=self.events.append)
         self.store = open_store(url, runtime=runtime, **{"timeout": 0.05, **options})
         self.runtime = replace(runtime, state=self.store, service="ai")
@@ -173,6 +208,11 @@ class Gateway:
         )
 
     @property
+    def is_open(self) -> bool:
+        """Whether the breaker is."""
+        return bool(self.breaker.policy.state(time.monotonic()) == "open")
+
+    @property
     def told(self) -> list[type[Event]]:
         """The lines that its log has of the store."""
         return [type(event) for event in self.events if isinstance(event, StoreFailed | StoreRecovered)]
@@ -180,6 +220,10 @@ class Gateway:
     @property
     def degraded(self) -> int:
         return Runtime.counter(replace(self.runtime, service=None), "store_degraded").value
+
+    def fresh(self) -> int:
+        """A number that no client had yet."""
+        return next(self._fresh)
 
     async def remaining(self, key: str) -> int:
         """What is left for a client after one request more."""
@@ -190,4 +234,4 @@ class Gateway:
 def descriptors() -> int:
     """How many files, sockets and pipes this process has open."""
     gc.collect()
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from asgi_gateway.clock import SystemClock
 from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.events import Event, StoreFailed, StoreRecovered
 from asgi_gateway.middleware import RateLimitMiddleware
-from asgi_gateway.policies.window import COUNTERS, FixedWindow, Limit, SlidingWindow, Window, hit_all
+from asgi_gateway.policies.window import COUNTERS, Limit, SlidingWindow, Window, hit_all
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.embedded import EmbeddedServer
 from asgi_gateway.stores.links import open_link
@@ -201,40 +200,6 @@ async def test_two_limiters_of_two_gateways_count_together(
     assert sorted(answer.status for answer in answers) == [200] * 100 + [429] * 900
     assert all(answer.header("ratelimit-limit") == "100" for answer in answers)
     assert 1 <= int(str(answers[-1].header("retry-after"))) <= 120
-
-
-async def test_three_nodes_of_a_cluster_are_one_store(tmp_path: Path, open_store: Open):
-    with ExitStack() as stack:
-        ports = [
-            stack.enter_context(
-                running(
-                    tmp_path / str(n), "--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"
-                )
-            ).port
-            for n in range(3)
-        ]
-        nodes = [open_store(f"valkey://127.0.0.1:{port}") for port in ports]
-        bounds = [0, 5461, 10922, 16384]
-        pipes = [await plain_pipe(node, node.address.places[0]) for node in nodes]
-        for n, pipe in enumerate(pipes):
-            await pipe.send(b"CLUSTER", b"ADDSLOTSRANGE", b"%d" % bounds[n], b"%d" % (bounds[n + 1] - 1))
-            await pipe.send(b"CLUSTER", b"SET-CONFIG-EPOCH", b"%d" % (n + 1))
-            await pipe.send(b"CLUSTER", b"MEET", b"127.0.0.1", b"%d" % ports[0])
-        async with asyncio.timeout(20):
-            for pipe in pipes:
-                while b"cluster_state:ok" not in (said := await pipe.send(b"CLUSTER", b"INFO")) or (
-                    b"cluster_slots_assigned:16384" not in said
-                ):
-                    await asyncio.sleep(0.05)
-        one, other = (open_store(f"valkey+cluster://127.0.0.1:{port}", timeout=1) for port in ports[:2])
-        both = [Limit(SlidingWindow, 3, 60), Limit(FixedWindow, 9, 600)]
-        hits = [one.limiter("it", both, 1), other.limiter("it", both, 1)]
-        windows = await asyncio.gather(*(hit(f"client-{n}") for n in range(60) for hit in hits * 2))
-        assert sum(window.allowed for window in windows) == 60 * 3
-        held = [await pipe.send(b"DBSIZE") for pipe in pipes]
-        assert all(count > 20 for count in held), "every node holds some"
-        for pipe in pipes:
-            pipe.close()
 
 
 async def test_the_master_that_sentinels_name_is_the_store(tmp_path: Path, open_store: Open):
