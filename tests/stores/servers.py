@@ -37,13 +37,15 @@ class Server:
         self.port = port
         self.process = process
 
-    def ask(self, *command: object) -> Any:
+    def ask(self, *command: object, over: socket.socket | None = None) -> Any:
         """The answer to a command, over a connection of its own; an error of the server's is raised."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
-            connection.sendall(hiredis.pack_command(tuple(str(part) for part in command)))
+        with contextlib.ExitStack() as stack:
+            if over is None:
+                over = stack.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=10))
+            over.sendall(hiredis.pack_command(tuple(str(part) for part in command)))
             reader = hiredis.Reader(encoding="utf-8", errors="replace")
             while (reply := reader.gets()) is False:
-                if not (data := connection.recv(65536)):
+                if not (data := over.recv(65536)):
                     raise ConnectionError("no answer")
                 reader.feed(data)
         if isinstance(reply, Exception):
@@ -194,10 +196,12 @@ async def traffic(app: Any) -> AsyncIterator[Traffic]:
 class Gateway:
     """What a process of a gateway has: a store, a limiter and a shared breaker before what fails."""
 
-    def __init__(self, open_store: Callable[..., Store], url: str, **options: Any) -> None:
+    def __init__(
+        self, open_store: Callable[..., Store], url: str, runtime: Runtime | None = None, **options: Any
+    ) -> None:
         self.events: list[Event] = []
         self._fresh = count()
-        runtime = Runtime(emit=self.events.append)
+        runtime = replace(runtime or Runtime(), emit=self.events.append)
         self.store = open_store(url, runtime=runtime, **{"timeout": 0.05, **options})
         self.runtime = replace(runtime, state=self.store, service="ai")
         self.limiter = RateLimitMiddleware(
