@@ -9,7 +9,6 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -77,9 +76,12 @@ async def delays_until_open(urls: list[str], times: int) -> list[float]:
     """How long after one worker has opened its circuit the last of all has, each of some times."""
     async with contextlib.AsyncExitStack() as stack:
         # Each has one connection, so one worker; there are so many that each worker has some.
-        options: dict[str, Any] = {"trust_env": False, "timeout": 60, "limits": httpx.Limits(max_connections=1)}
+        one_each = httpx.Limits(max_connections=1)
         clients = [
-            await stack.enter_async_context(httpx.AsyncClient(base_url=url, **options)) for url in urls * 5
+            await stack.enter_async_context(
+                httpx.AsyncClient(trust_env=False, base_url=url, timeout=60, limits=one_each)
+            )
+            for url in urls * 5
         ]
 
         async def time_of(client: httpx.AsyncClient, status: int) -> float:

@@ -48,7 +48,7 @@ class SharedBreakers:
         self._known[breaker] = key, opened
 
         def tell(seconds: float | None) -> None:
-            self.start()
+            self._begin()
             if seconds is not None and not self._closed:
                 task = asyncio.get_running_loop().create_task(self._tell(key, seconds))
                 self._telling.add(task)
@@ -58,10 +58,14 @@ class SharedBreakers:
 
     def start(self) -> None:
         """Look at what other processes open from now on, if there is a breaker that wants to know."""
+        self._closed = False
+        self._begin()
+
+    def _begin(self) -> None:
         if not self._known or self._closed:
             return
         following, loop = self._following, asyncio.get_running_loop()
-        if following is None or following.get_loop() is not loop:  # one that ended looks no more
+        if following is None or following.get_loop() is not loop:  # that of another loop went with it
             self._following = loop.create_task(self._follow())
 
     async def aclose(self) -> None:
@@ -73,6 +77,7 @@ class SharedBreakers:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        self._following = None
 
     async def _tell(self, key: str, seconds: float) -> None:
         lasts = max(1, int((seconds - _EARLIER) * 1000))

@@ -147,6 +147,7 @@ class Store:
                 task.cancel()
                 await asyncio.wait({task})
         self._drop_link()
+        self._forget()
         if self._server is not None:
             await asyncio.to_thread(self._server.stop)
 
@@ -161,8 +162,9 @@ class Store:
                 async with nullcontext() if patient else self._clock.timeout(self.timeout):
                     await asyncio.wait((opening,))
             except TimeoutError:
-                opening.cancel()
-                self._fail("no connection in time")
+                if self._link is None:
+                    opening.cancel()
+                    self._fail("no connection in time")
         if self._link is None:
             raise StoreUnavailable("the store has failed")
         return self._link
@@ -173,7 +175,8 @@ class Store:
         except (StoreUnavailable, OSError) as error:
             self._fail(str(error))
         finally:
-            self._opening = None
+            if self._opening is asyncio.current_task():
+                self._opening = None
 
     async def _open(self) -> None:
         """Connect, or find again what of the store is missing, and see that all of it counts."""
@@ -226,6 +229,9 @@ class Store:
                 old.call_soon_threadsafe(end)
             if self._link is not None:
                 old.call_soon_threadsafe(self._link.close)
+        self._forget()
+
+    def _forget(self) -> None:
         self._link = self._opening = self._probing = None
         if self.degraded:
             self._failed_at = None
