@@ -5,7 +5,6 @@ import contextlib
 import gc
 import subprocess
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,27 +92,22 @@ async def test_a_store_that_was_closed_in_a_failure_is_started_again(way: Way, o
 def test_another_loop_may_use_it_while_the_first_still_runs(server: EmbeddedServer, tmp_path: Path):
     one = Gateway(Store, server.url, prefix=str(tmp_path), timeout=5)
 
-    async def first(go_on: threading.Event) -> int:
-        await one.remaining("a")
-        await asyncio.to_thread(go_on.wait, 10)
-        left = await one.remaining("a")
-        await one.store.aclose()
-        return left
-
     async def second() -> int:
         left = await one.remaining("a")
         await one.store.aclose()
         return left
 
-    async def both() -> list[int]:
-        go_on = threading.Event()
-        running = asyncio.ensure_future(first(go_on))
-        await settle()
-        seconds = await asyncio.to_thread(asyncio.run, second())
-        go_on.set()
-        return [seconds, await running]
+    async def first() -> list[int]:
+        lefts = [
+            await one.remaining("a"),
+            await asyncio.to_thread(asyncio.run, second()),
+            await one.remaining("a"),
+        ]
+        await one.store.aclose()
+        return lefts
 
-    assert sorted(asyncio.run(both())) == [997, 998]
+    assert asyncio.run(first()) == [999, 998, 997]
+    assert one.told == []
 
 
 FORKS = """
