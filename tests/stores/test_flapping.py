@@ -97,12 +97,14 @@ async def test_a_server_in_trouble_is_left_alone_until_it_is_well(
         one, other = (Gateway(open_store, f"valkey://127.0.0.1:{server.port}") for _ in range(2))
         async with traffic(one.limiter) as seen:
             await until(lambda: seen.count > 50)
-            with trouble(server):
-                await until(lambda: one.degraded)
-                asked = seen.count
-                await until(lambda: seen.count > asked + 100)
-            await until(lambda: not one.degraded)
-        assert one.told == [StoreFailed, StoreRecovered]
+            times = 3 if trouble is stopped else 1
+            for _ in range(times):
+                with trouble(server):
+                    await until(lambda: one.degraded)
+                    asked = seen.count
+                    await until(lambda asked=asked: seen.count > asked + 100)
+                await until(lambda: not one.degraded)
+        assert one.told == [StoreFailed, StoreRecovered] * times
         reason = str(one.events[0])
         assert said in reason or (trouble in (full, locked) and "the connection broke" in reason)
         assert [await each.remaining("again") for each in (one, other, one)] == [999, 998, 997]
