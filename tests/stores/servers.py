@@ -222,6 +222,13 @@ class Gateway:
         return [type(event) for event in self.events if isinstance(event, StoreFailed | StoreRecovered)]
 
     @property
+    def failures(self) -> int:
+        """How often the store failed and recovered, with one line at each change."""
+        pairs = len(self.told) // 2
+        assert self.told == [StoreFailed, StoreRecovered] * pairs, self.events
+        return pairs
+
+    @property
     def degraded(self) -> int:
         return Runtime.counter(replace(self.runtime, service=None), "store_degraded").value
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from asgi_gateway.events import StoreFailed, StoreRecovered
 from asgi_gateway.stores.store import Store
 from asgi_gateway.testing import request
 from tests.stores.servers import Gateway, Server, running, traffic, until
@@ -56,8 +55,8 @@ async def test_the_new_master_is_found_and_counts_together_again(how: str, tmp_p
             asked = seen.count
             await until(lambda: seen.count > asked + 50 and not any(each.degraded for each in gateways))
         for each in gateways:
-            # One line at each change; none where nobody waited at that moment.
-            assert each.told == [StoreFailed, StoreRecovered] or (how == "demoted" and not each.told)
+            # None, where nobody waited at that moment; more, where a busy machine was late.
+            assert (how == "killed") <= each.failures <= 3
         assert [await each.remaining("again") for each in (one, other, one)] == [999, 998, 997]
         await request(one.breaker)
         await until(lambda: other.is_open)
