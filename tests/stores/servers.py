@@ -120,16 +120,10 @@ async def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
 @contextlib.asynccontextmanager
 async def cluster(folder: Path, *, replicas: int = 0) -> AsyncIterator[list[Server]]:
     """Three masters that hold a third of the slots each, and replicas of the first."""
-    options = [
-        "--cluster-enabled",
-        "yes",
-        "--cluster-node-timeout",
-        600,
-        "--cluster-require-full-coverage",
-        "no",
-    ]
+    options = "--cluster-enabled yes --cluster-node-timeout 600 --cluster-require-full-coverage no"
+    options += " --repl-diskless-sync-delay 0"
     with contextlib.ExitStack() as stack:
-        nodes = [stack.enter_context(running(folder / str(n), *options)) for n in range(3 + replicas)]
+        nodes = [stack.enter_context(running(folder / str(n), *options.split())) for n in range(3 + replicas)]
         for n, node in enumerate(nodes):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
             if n < 3:
