@@ -2,10 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Self
 
+import hiredis
 import pytest
 
+from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.policies.window import FixedWindow, Limit, SlidingWindow
 from asgi_gateway.stores.cluster import SlotMoving
 from asgi_gateway.stores.store import Store
@@ -162,3 +166,83 @@ async def test_exactly_the_limit_passes_while_slots_are_moved_at_once(tmp_path: 
         assert passed == 1000
         await until(lambda: target.ask("CLUSTER", "COUNTKEYSINSLOT", slot) == 1)
         assert one.told == other.told == []
+
+
+class Nodes:
+    """Two nodes that answer what a test says, by the name of the command; the first knows the map."""
+
+    def __init__(self, *answers: dict[bytes, bytes]) -> None:
+        self.answers = answers
+        self.ports: list[int] = []
+        self.asked: list[list[bytes]] = [[], []]
+
+    async def __aenter__(self) -> Self:
+        self._doors = [await asyncio.start_server(partial(self._serve, n), "127.0.0.1", 0) for n in range(2)]
+        self.ports = [door.sockets[0].getsockname()[1] for door in self._doors]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for door in self._doors:
+            door.close()
+
+    async def _serve(self, n: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = hiredis.Reader()
+        while data := await reader.read(65536):
+            asked.feed(data)
+            while (command := asked.gets()) is not False:
+                self.asked[n].append(command[0])
+                said = self.answers[n].get(command[0], b"+OK\r\n")
+                for number, port in enumerate(self.ports):
+                    said = said.replace(b"{%d}" % number, b"%d" % port)
+                writer.write(said)
+        writer.close()
+
+    @property
+    def url(self) -> str:
+        return f"valkey+cluster://127.0.0.1:{self.ports[0]}"
+
+
+NAMELESS = b"*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$-1\r\n:{0}\r\n$1\r\nx\r\n"
+"""CLUSTER SLOTS of a node that has all and does not know by what name it is called."""
+COUNTED = b"*4\r\n:100\r\n:99\r\n$1\r\n1\r\n$1\r\n0\r\n"
+LIMIT = [Limit(FixedWindow, 100, 60)]
+
+
+async def test_a_node_without_a_name_is_where_it_was_asked(open_store: Open):
+    first = {b"CLUSTER": NAMELESS, b"EVALSHA": b"-MOVED 1 :{1}\r\n"}
+    async with Nodes(first, {b"EVALSHA": COUNTED}) as nodes:
+        store = open_store(nodes.url)
+        hit = store.limiter("it", LIMIT, 1)
+        assert [(await hit("a")).remaining for _ in range(3)] == [99] * 3
+        assert not store.degraded
+        assert nodes.asked[0].count(b"EVALSHA") == 2, "once for the probe, once for the key, then it is known"
+        await store.aclose()
+
+
+async def test_who_is_sent_round_and_round_gives_up(open_store: Open):
+    first = {b"CLUSTER": NAMELESS, b"EVALSHA": b"-MOVED 1 :{1}\r\n"}
+    async with Nodes(first, {b"EVALSHA": b"-ASK 1 :{0}\r\n"}) as nodes:
+        store = open_store(nodes.url)
+        with pytest.raises(StoreUnavailable):
+            await store.limiter("it", LIMIT, 1)("a")
+        assert store.degraded
+        await store.aclose()
+
+
+NO_MAPS = [
+    b"+OK\r\n",
+    b"$-1\r\n",
+    b"*0\r\n",
+    b"*1\r\n:1\r\n",
+    b"*1\r\n*3\r\n:0\r\n:9\r\n*2\r\n$1\r\n\xff\r\n:1\r\n",
+]
+
+
+@pytest.mark.parametrize("said", NO_MAPS)
+async def test_what_is_no_map_of_a_cluster_is_a_failure(said: bytes, open_store: Open):
+    async with Nodes({b"CLUSTER": said}, {}) as nodes:
+        store = open_store(nodes.url)
+        with pytest.raises(StoreUnavailable):
+            await store.limiter("it", LIMIT, 1)("a")
+        assert store.degraded
+        await store.aclose()
