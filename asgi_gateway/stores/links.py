@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Protocol
 
 from asgi_gateway.clock import Clock
@@ -10,6 +13,9 @@ from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.stores.cluster import ClusterLink
 from asgi_gateway.stores.pipe import OnLost, Pipe, connect
 from asgi_gateway.stores.url import Place, StoreAddress
+
+WATCH_INTERVAL: Final = 1.0
+"""Seconds between two questions to the sentinels whether the master is still the same."""
 
 
 class Link(Protocol):
@@ -53,6 +59,30 @@ class SingleLink:
         self._pipe.close()
 
 
+class SentinelLink(SingleLink):
+    """To the master that sentinels name, left once they name another.
+
+    The one before may take commands for ten seconds more, and what it counts then is lost.
+    """
+
+    def __init__(
+        self, pipe: Pipe, named: Callable[[], Awaitable[bool]], clock: Clock, on_lost: OnLost
+    ) -> None:
+        super().__init__(pipe)
+        self._watching = asyncio.get_running_loop().create_task(self._watch(named, clock, on_lost))
+
+    def close(self) -> None:
+        self._watching.cancel()
+        super().close()
+
+    async def _watch(self, named: Callable[[], Awaitable[bool]], clock: Clock, on_lost: OnLost) -> None:
+        await clock.sleep(WATCH_INTERVAL)
+        while await named():
+            await clock.sleep(WATCH_INTERVAL)
+        on_lost("the sentinels name another master", False)  # noqa: FBT003 - as a pipe does
+        self._pipe.close()
+
+
 async def open_link(address: StoreAddress, clock: Clock, within: float, on_lost: OnLost) -> Link:
     """Connect to a store; to one in several parts once it is told to `learn`. Raises `StoreUnavailable`.
 
@@ -66,15 +96,24 @@ async def open_link(address: StoreAddress, clock: Clock, within: float, on_lost:
         return ClusterLink(address.places, dial, clock, within)
     if address.kind == "single":
         return SingleLink(await dial(address.places[0], on_lost))
+
+    async def still(place: Place) -> bool:
+        """Whether the first sentinel that answers names it, or none does."""
+        for sentinel in address.places:
+            with suppress(StoreUnavailable):
+                return await _named(address, sentinel, clock, within) == place
+        return True
+
     reason = StoreUnavailable("no sentinel answers")
     for sentinel in address.places:
         try:
-            pipe = await dial(await _named(address, sentinel, clock, within), on_lost)
+            place = await _named(address, sentinel, clock, within)
+            pipe = await dial(place, on_lost)
             await _check_master(pipe)
         except StoreUnavailable as error:
             reason = error
         else:
-            return SingleLink(pipe)
+            return SentinelLink(pipe, partial(still, place), clock, on_lost)
     raise reason
 
 

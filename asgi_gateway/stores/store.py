@@ -187,7 +187,7 @@ class Store:
         def lost(reason: str, waited: bool) -> None:  # noqa: FBT001 - as a pipe calls it
             """A failure where somebody waited, else the next to need it connects again."""
             if link is not None and link is self._link:
-                self._link = None
+                self._drop_link()
                 if waited:
                     self._fail(reason)
 

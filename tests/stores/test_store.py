@@ -24,7 +24,6 @@ from asgi_gateway.stores.store import Store
 from asgi_gateway.stores.url import parse_store_url
 from asgi_gateway.testing import ScriptedApp, request, settle
 from tests.stores.conftest import Way
-from tests.stores.servers import running
 
 Open = Callable[..., Store]
 LIMIT = [Limit(SlidingWindow, 100, 60)]
@@ -200,16 +199,6 @@ async def test_two_limiters_of_two_gateways_count_together(
     assert sorted(answer.status for answer in answers) == [200] * 100 + [429] * 900
     assert all(answer.header("ratelimit-limit") == "100" for answer in answers)
     assert 1 <= int(str(answers[-1].header("retry-after"))) <= 120
-
-
-async def test_the_master_that_sentinels_name_is_the_store(tmp_path: Path, open_store: Open):
-    with (
-        running(tmp_path / "master") as master,
-        running(tmp_path / "sentinel", sentinel=True) as sentinel,
-    ):
-        store = open_store(f"valkey+sentinel://127.0.0.1:{sentinel.port}/mine", timeout=1)
-        sentinel.ask("SENTINEL", "MONITOR", "mine", "127.0.0.1", master.port, 1)
-        assert (await store.limiter("it", LIMIT, 1)("a")).remaining == 99
 
 
 async def test_an_embedded_server_that_dies_is_started_again(open_store: Open, events: list[Event]):
