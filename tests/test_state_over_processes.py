@@ -1,15 +1,19 @@
 """State that workers and gateways share, with real processes."""
 
 import asyncio
+import contextlib
 import signal
+import statistics
+import time
 import uuid
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 
 from asgi_gateway.stores.embedded import EmbeddedServer
-from asgi_gateway.testing import Upstream, behaviours, run_process
+from asgi_gateway.testing import Connection, Request, Upstream, behaviours, run_process
 from tests.cli.test_cli_run import ENVIRONMENT
 
 
@@ -66,23 +70,72 @@ async def test_two_workers_settle_what_the_answers_say_that_they_cost(tmp_path: 
             assert len(upstream.requests) == 21
 
 
-async def test_two_gateways_on_two_ports_share_one_limit_exactly(tmp_path: Path):
+@contextlib.asynccontextmanager
+async def two_gateways(path: Path, text: Callable[[str], str]) -> AsyncIterator[list[str]]:
+    """The URLs of two gateways on ports of their own, two workers each, that share one Valkey."""
     server = EmbeddedServer()
     server.start()
     try:
-        async with Upstream(behaviours.answer()) as upstream:
-            path = tmp_path / "gateway.yaml"
-            prefix = uuid.uuid4().hex
-            path.write_text(
-                config(upstream.url, f"state: {{url: '{server.url}', timeout: 1, prefix: '{prefix}'}}\n")
-            )
-            async with (
-                run_process(["run", str(path)], env=ENVIRONMENT) as one,
-                run_process(["run", str(path)], env=ENVIRONMENT) as two,
-            ):
-                assert await statuses([one.url, two.url], 1000) == {200: 100, 429: 900}
+        path.write_text(text(f"state: {{url: '{server.url}', timeout: 1, prefix: '{uuid.uuid4().hex}'}}\n"))
+        arguments = ["run", str(path), "--workers", "2"]
+        async with (
+            run_process(arguments, env=ENVIRONMENT) as one,
+            run_process(arguments, env=ENVIRONMENT) as two,
+        ):
+            yield [one.url, two.url]
     finally:
         server.stop()
+
+
+async def test_two_gateways_of_two_workers_share_one_limit_exactly(tmp_path: Path):
+    async with Upstream(behaviours.answer()) as upstream:
+        async with two_gateways(tmp_path / "gateway.yaml", lambda state: config(upstream.url, state)) as urls:
+            assert await statuses(urls, 1000) == {200: 100, 429: 900}
+
+
+async def delays_until_open(urls: list[str], times: int) -> list[float]:
+    """How long after one worker has opened its circuit the last of all has, each of some times."""
+    async with contextlib.AsyncExitStack() as stack:
+        # Each has one connection, so one worker; there are so many that each worker has some.
+        one_each = httpx.Limits(max_connections=1)
+        clients = [
+            await stack.enter_async_context(
+                httpx.AsyncClient(trust_env=False, base_url=url, timeout=60, limits=one_each)
+            )
+            for url in urls * 5
+        ]
+
+        async def time_of(client: httpx.AsyncClient, status: int) -> float:
+            async with asyncio.timeout(30):
+                while (await client.get("/well")).status_code != status:
+                    await asyncio.sleep(0.001)
+            return time.monotonic()
+
+        delays = []
+        for turn in range(times):
+            await asyncio.gather(*(time_of(client, 200) for client in clients))
+            assert (await clients[turn % len(clients)].get("/failing")).status_code == 500
+            began = time.monotonic()
+            delays.append(max(await asyncio.gather(*(time_of(client, 503) for client in clients))) - began)
+        return delays
+
+
+async def test_a_circuit_that_one_worker_opens_is_soon_open_in_all(tmp_path: Path):
+    async def answer(request: Request, connection: Connection) -> None:
+        await behaviours.answer(500 if request.target == b"/failing" else 200)(request, connection)
+
+    async with Upstream(answer) as upstream:
+
+        def text(state: str) -> str:
+            breaker = "{circuit_breaker: {failure_threshold: 1, break_duration: 500ms, shared: true}}"
+            return (
+                f"version: 1\nlisten: {{port: 0}}\n{state}services: {{data: {{url: '{upstream.url}', "
+                f"routes: [{{path: /*}}], middleware: [{breaker}]}}}}\n"
+            )
+
+        async with two_gateways(tmp_path / "gateway.yaml", text) as urls:
+            delays = await delays_until_open(urls, 5)
+    assert statistics.median(delays) < 0.1, delays
 
 
 async def test_memory_with_workers_is_a_loud_warning(tmp_path: Path):

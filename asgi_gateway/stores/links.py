@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Protocol
 
 from asgi_gateway.clock import Clock
 from asgi_gateway.errors import StoreUnavailable
+from asgi_gateway.stores.cluster import ClusterLink
 from asgi_gateway.stores.pipe import OnLost, Pipe, connect
 from asgi_gateway.stores.url import Place, StoreAddress
 
-SLOTS: Final = 16384
+WATCH_INTERVAL: Final = 1.0
+"""Seconds between two questions to the sentinels whether the master is still the same."""
 
 
 class Link(Protocol):
     """An open way to a store."""
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether what fails is given up alone, and the rest goes on."""
+
     def send(self, key: bytes, *command: bytes) -> Awaitable[Any]:
-        """Ask the server that holds `key`."""
+        """Ask the server that holds `key`. Raises `StoreUnavailable`."""
+
+    async def learn(self) -> None:
+        """Find out where the servers are, and connect to those that can be reached."""
+
+    def keys(self, name: bytes) -> list[bytes]:
+        """Keys that begin with `name`, one of each server."""
 
     def post(self, key: bytes, *command: bytes) -> asyncio.Future[Any]:
         """Ask the server that was last known to hold `key`, before this returns and whoever awaits it."""
 
     def close(self) -> None:
-        """Close all connections, and tell nobody."""
+        """Close all connections."""
 
 
 class SingleLink:
     """To one server, over one connection."""
+
+    in_parts: Final = False
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -40,147 +55,92 @@ class SingleLink:
     def post(self, key: bytes, *command: bytes) -> asyncio.Future[Any]:
         return self._pipe.send(*command)
 
+    async def learn(self) -> None:
+        return
+
+    def keys(self, name: bytes) -> list[bytes]:
+        return [name]
+
     def close(self) -> None:
         self._pipe.close()
 
 
-class ClusterLink:
-    """To the masters of a cluster, one connection each; what has moved is followed."""
+class SentinelLink(SingleLink):
+    """To the master that sentinels name, left once they name another.
 
-    def __init__(self, dial: Callable[[Place], Awaitable[Pipe]]) -> None:
-        self._dial = dial
-        self._pipes: dict[Place, Pipe] = {}
-        self._owners: list[Place | None] = [None] * SLOTS
+    The one before may take commands for ten seconds more, and what it counts then is lost.
+    """
 
-    async def learn(self, seed: Place) -> None:
-        """Ask one node who holds which slots, and connect to all who do."""
-        pipe = self._pipes[seed] = await self._dial(seed)
-        for first, last, master, *_ in await pipe.send(b"CLUSTER", b"SLOTS"):
-            host = (master[0] or b"").decode() or seed[0]
-            self._owners[first : last + 1] = [(host, int(master[1]))] * (last + 1 - first)
-        if None in self._owners:
-            raise StoreUnavailable("some slots of the cluster are held by no node")
-        places = {place for place in self._owners if place is not None}
-        await asyncio.gather(*(self._pipe(place) for place in places))
-
-    async def send(self, key: bytes, *command: bytes) -> Any:
-        slot = slot_of(key)
-        pipe = await self._pipe(self._owners[slot])
-        try:
-            return await pipe.send(*command)
-        except StoreUnavailable as error:
-            told, _, rest = str(error).partition(" ")
-            if told not in ("MOVED", "ASK"):
-                raise
-            host, _, port = rest.partition(" ")[2].rpartition(":")
-        place = host, int(port)
-        if told == "MOVED":
-            self._owners[slot] = place
-        pipe = await self._pipe(place)
-        if told == "ASK":
-            asking = pipe.send(b"ASKING")
-            answer = pipe.send(*command)
-            await asking
-            return await answer
-        return await pipe.send(*command)
-
-    def post(self, key: bytes, *command: bytes) -> asyncio.Future[Any]:
-        place = self._owners[slot_of(key)]
-        pipe = None if place is None else self._pipes.get(place)
-        if pipe is not None:
-            return pipe.send(*command)
-        unknown: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        unknown.set_exception(StoreUnavailable("a slot of the cluster is held by no node"))
-        return unknown
+    def __init__(
+        self, pipe: Pipe, named: Callable[[], Awaitable[bool]], clock: Clock, on_lost: OnLost
+    ) -> None:
+        super().__init__(pipe)
+        self._watching = asyncio.get_running_loop().create_task(self._watch(named, clock, on_lost))
 
     def close(self) -> None:
-        for pipe in list(self._pipes.values()):
-            pipe.close()
+        self._watching.cancel()
+        super().close()
 
-    async def _pipe(self, place: Place | None) -> Pipe:
-        if place is None:
-            raise StoreUnavailable("a slot of the cluster is held by no node")
-        pipe = self._pipes.get(place)
-        if pipe is None:
-            pipe = self._pipes[place] = await self._dial(place)
-        return pipe
-
-
-def slot_of(key: bytes) -> int:
-    """The slot of a key: of what stands in its first braces, where it has some (Valkey's cluster)."""
-    opened = key.find(b"{")
-    closed = key.find(b"}", opened + 1)
-    if opened >= 0 and closed > opened + 1:
-        key = key[opened + 1 : closed]
-    return binascii.crc_hqx(key, 0) % SLOTS
+    async def _watch(self, named: Callable[[], Awaitable[bool]], clock: Clock, on_lost: OnLost) -> None:
+        await clock.sleep(WATCH_INTERVAL)
+        while await named():
+            await clock.sleep(WATCH_INTERVAL)
+        on_lost("the sentinels name another master", False)  # noqa: FBT003 - as a pipe does
+        self._pipe.close()
 
 
 async def open_link(address: StoreAddress, clock: Clock, within: float, on_lost: OnLost) -> Link:
-    """Connect to a store, whatever its kind. Raises `StoreUnavailable`.
+    """Connect to a store; to one in several parts once it is told to `learn`. Raises `StoreUnavailable`.
 
-    `on_lost` is told of every connection that breaks from then on, once the link stands.
+    `on_lost` is told where the connection to the only server breaks.
     """
-    stands: list[bool] = []
-    pipes: list[Pipe] = []
 
-    def lost(reason: str, waited: bool) -> None:  # noqa: FBT001 - as it is called
-        if stands:
-            on_lost(reason, waited)
+    async def dial(place: Place, on_lost: OnLost) -> Pipe:
+        return await connect(address, place, clock, within, on_lost)
 
-    async def dial(place: Place) -> Pipe:
-        pipe = await connect(address, place, clock, within, lost)
-        pipes.append(pipe)
-        return pipe
+    if address.kind == "cluster":
+        return ClusterLink(address.places, dial, clock, within)
+    if address.kind == "single":
+        return SingleLink(await dial(address.places[0], on_lost))
 
-    link: Link
-    try:
-        if address.kind == "cluster":
-            link = await _cluster(address, dial)
-        elif address.kind == "sentinel":
-            link = SingleLink(await _master(address, clock, within, dial))
-        else:
-            link = SingleLink(await dial(address.places[0]))
-    except BaseException:
-        for pipe in pipes:
-            pipe.close()
-        raise
-    stands.append(True)
-    return link
+    async def still(place: Place) -> bool:
+        """Whether the first sentinel that answers names it, or none does."""
+        for sentinel in address.places:
+            with suppress(StoreUnavailable):
+                return await _named(address, sentinel, clock, within) == place
+        return True
 
-
-async def _cluster(address: StoreAddress, dial: Callable[[Place], Awaitable[Pipe]]) -> ClusterLink:
-    reason = StoreUnavailable("no node of the cluster answers")
-    for seed in address.places:
-        link = ClusterLink(dial)
-        try:
-            await link.learn(seed)
-        except StoreUnavailable as error:
-            link.close()
-            reason = error
-        else:
-            return link
-    raise reason
-
-
-async def _master(
-    address: StoreAddress, clock: Clock, within: float, dial: Callable[[Place], Awaitable[Pipe]]
-) -> Pipe:
-    """The first master that a sentinel names and that says itself that it is one."""
     reason = StoreUnavailable("no sentinel answers")
-    for place in address.places:
+    for sentinel in address.places:
         try:
-            sentinel = await connect(address, place, clock, within, lambda *_: None, greet=False)
-            try:
-                named = await sentinel.send(b"SENTINEL", b"get-master-addr-by-name", address.master.encode())
-            finally:
-                sentinel.close()
-            if named is None:
-                raise StoreUnavailable("the sentinel knows no master of that name")
-            pipe = await dial((named[0].decode(), int(named[1])))
-            if (await pipe.send(b"ROLE"))[0] == b"master":
-                return pipe
-            pipe.close()
-            raise StoreUnavailable("the sentinel names a master that is none")
+            place = await _named(address, sentinel, clock, within)
+            pipe = await dial(place, on_lost)
+            await _check_master(pipe)
         except StoreUnavailable as error:
             reason = error
+        else:
+            return SentinelLink(pipe, partial(still, place), clock, on_lost)
     raise reason
+
+
+async def _check_master(pipe: Pipe) -> None:
+    """Close the connection unless the server says itself that it is a master."""
+    try:
+        role = await pipe.send(b"ROLE")
+        if not isinstance(role, list) or role[:1] != [b"master"]:
+            raise StoreUnavailable("the sentinel names a master that is none")
+    except BaseException:
+        pipe.close()
+        raise
+
+
+async def _named(address: StoreAddress, sentinel: Place, clock: Clock, within: float) -> Place:
+    """The master that a sentinel names."""
+    pipe = await connect(address, sentinel, clock, within, lambda *_: None, greet=False)
+    try:
+        named = await pipe.send(b"SENTINEL", b"get-master-addr-by-name", address.master.encode())
+        return named[0].decode(), int(named[1])
+    except (TypeError, ValueError, LookupError, AttributeError) as error:  # None, where it knows none
+        raise StoreUnavailable("the sentinel knows no master of that name") from error
+    finally:
+        pipe.close()

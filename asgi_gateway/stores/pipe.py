@@ -19,6 +19,7 @@ _GRACE: Final = 0.2
 """The part of the time limit that an answer which is late gets once more: a busy process may find the
 timer before it has read what lies in the socket."""
 
+_NONSENSE: Final = "what came is not the protocol of Valkey or Redis"
 
 OnLost = Callable[[str, bool], None]
 """Told why a connection was lost, and whether anybody waited for an answer."""
@@ -105,6 +106,9 @@ class Pipe(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
+                if not self._asked:  # it says why it will close, if it is a server of that kind at all
+                    self.close(str(reply) if isinstance(reply, ReplyError) else _NONSENSE)
+                    return
                 answer, _ = self._asked.popleft()
                 if answer.done():  # whoever asked was cancelled
                     continue
@@ -112,8 +116,8 @@ class Pipe(asyncio.Protocol):
                     answer.set_exception(StoreUnavailable(str(reply)))
                 else:
                     answer.set_result(reply)
-        except (ProtocolError, IndexError):
-            self.close("what came is not the protocol of Valkey or Redis")
+        except ProtocolError:
+            self.close(_NONSENSE)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.close("the connection broke")
@@ -156,17 +160,23 @@ async def connect(
                 _, made = await loop.create_unix_connection(pipe, host)
             if greet:
                 await _greet(made, address)
-    except TimeoutError:
-        reason = "no connection in time"
-    except OSError as error:  # ssl.SSLError is one
-        reason = f"cannot connect: {(error.strerror or type(error).__name__).lower()}"
-    except StoreUnavailable as error:
-        reason = str(error)
-    else:
-        return made
-    if made is not None:
-        made.close(reason)
-    raise StoreUnavailable(reason)
+    except BaseException as error:
+        reason = _why(error)
+        if made is not None:
+            made.close(reason or "closed")
+        if reason is None:
+            raise
+        raise StoreUnavailable(reason) from error
+    return made
+
+
+def _why(error: BaseException) -> str | None:
+    """Why there is no connection; None where that is not what the error tells."""
+    if isinstance(error, TimeoutError):
+        return "no connection in time"
+    if isinstance(error, OSError):  # ssl.SSLError is one
+        return f"cannot connect: {(error.strerror or type(error).__name__).lower()}"
+    return str(error) if isinstance(error, StoreUnavailable) else None
 
 
 async def _greet(pipe: Pipe, address: StoreAddress) -> None:

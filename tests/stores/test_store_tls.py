@@ -13,7 +13,7 @@ from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.events import Event
 from asgi_gateway.policies.limit import COUNTERS, Limit
 from asgi_gateway.stores.store import Store
-from tests.stores.conftest import valkey
+from tests.stores.servers import running
 
 Open = Callable[..., Store]
 LIMIT = [Limit(COUNTERS["fixed_window"], 100, 60)]
@@ -35,10 +35,10 @@ async def port(tmp_path: Path) -> AsyncIterator[int]:
     authority.issue_cert("localhost").configure_cert(context)
 
     async def opened(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", behind)
+        there, back = await asyncio.open_connection("127.0.0.1", behind.port)
         await asyncio.gather(carry(reader, back), carry(there, writer))
 
-    with valkey(tmp_path / "data", "--requirepass", "s3cret") as behind:
+    with running(tmp_path / "data", "--requirepass", "s3cret") as behind:
         door = await asyncio.start_server(opened, "localhost", 0, ssl=context, family=2)
         yield door.sockets[0].getsockname()[1]
         door.close()
