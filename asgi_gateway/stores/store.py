@@ -1,9 +1,12 @@
-"""State that several processes share, in a Valkey or Redis server."""
+"""State that several processes share, in a Valkey or Redis server.
+
+What is asked of it and the life of its connection are one piece: each question reads whether there is
+one, and each answer that fails ends it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import nullcontext, suppress
@@ -12,7 +15,7 @@ from typing import Any, Final, TypeVar
 from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.events import StoreFailed, StoreRecovered
 from asgi_gateway.policies.circuit_breaker import CircuitBreaker
-from asgi_gateway.policies.limit import COUNTERS, Limit, Settle
+from asgi_gateway.policies.limit import Limit, Settle
 from asgi_gateway.policies.window import Window
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.breakers import SharedBreakers
@@ -22,6 +25,7 @@ from asgi_gateway.stores.links import Link, open_link
 from asgi_gateway.stores.pipe import check_installed
 from asgi_gateway.stores.script import Script
 from asgi_gateway.stores.url import StoreAddress, parse_store_url
+from asgi_gateway.stores.windows import PROBE, namer, taken_at, terms_of, window_of
 
 _logger: Final = logging.getLogger("asgi_gateway.stores")
 
@@ -33,13 +37,6 @@ STEADY: Final = 10.0
 """Seconds that a store has to work for the next look after a failure to come early again."""
 
 T = TypeVar("T")
-
-_PROBE: Final = (b"", b"1", b"hit", b"fixed_window", b"1000000000", b"1")
-"""The arguments of a count that hurts nobody."""
-
-_WRONG: Final = "the store answers something else than it was asked"
-
-_NAMES: Final = {counter: name.encode() for name, counter in COUNTERS.items()}
 
 
 class Store:
@@ -98,7 +95,7 @@ class Store:
         One round trip. Limiters of one `name` count together, in whatever process. What is returned raises
         `StoreUnavailable`. Keys are kept as hashes: they may be secrets of clients.
         """
-        return self._asking(name, limits, (b"%d" % cost, b"hit"), lambda _, reply: _window(reply))
+        return self._asking(name, limits, (b"%d" % cost, b"hit"), lambda _, reply: window_of(reply))
 
     def reserver(
         self, name: str, limits: Sequence[Limit], cost: int
@@ -108,14 +105,14 @@ class Store:
         Nobody waits for that. A store that fails then loses the difference, which
         ``store_settlements_lost_total`` counts.
         """
-        terms = _terms(limits)
+        terms = terms_of(limits)
 
         def reserved(keys: tuple[bytes, ...], reply: Any) -> tuple[Window, Settle]:
-            window, taken_at = _window(reply), _taken_at(reply)
+            window, reservation = window_of(reply), taken_at(reply)
 
             def settle(actual: int) -> None:
                 if actual != cost:
-                    self._settle(keys, (b"", b"%d" % (actual - cost), taken_at, *terms))
+                    self._settle(keys, (b"", b"%d" % (actual - cost), reservation, *terms))
 
             return window, settle
 
@@ -148,17 +145,15 @@ class Store:
     ) -> Callable[[Hashable], Awaitable[T]]:
         """Asks of a key, in one round trip; `heard` is told what the key is called here, and the reply."""
         self._used = True
-        base = b"%b:%b:{" % (self._prefix, hashlib.blake2b(name.encode(), digest_size=8).hexdigest().encode())
-        ends = tuple(b"}:%d" % place for place in range(len(limits)))
-        arguments = (b"", *asked, *_terms(limits))
+        keys_of = namer(self._prefix, name, len(limits))
+        arguments = (b"", *asked, *terms_of(limits))
         run, get_running_loop = self._windows.run, asyncio.get_running_loop
 
         async def ask(key: Hashable) -> T:
             link = self._link
             if link is None or self._loop is not get_running_loop():
                 link = await self._opened()
-            named = base + name_of(key)
-            keys = tuple([named + end for end in ends])
+            keys = keys_of(key)
             try:
                 return heard(keys, await run(link, keys, arguments))
             except StoreUnavailable as error:
@@ -257,7 +252,7 @@ class Store:
     async def _count(self, link: Link, key: bytes) -> StoreUnavailable | None:
         """Why the server that holds `key` does not count, if so."""
         try:
-            _window(await self._windows.run(link, (key,), _PROBE))
+            window_of(await self._windows.run(link, (key,), PROBE))
         except SlotMoving:
             return None
         except StoreUnavailable as error:
@@ -321,32 +316,3 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<Store {self.address} {'degraded' if self.degraded else 'in use' if self._link else 'idle'}>"
-
-
-def name_of(key: Hashable) -> bytes:
-    """A hash of a key, of every key another: of text as it is, of anything else as Python writes it."""
-    text, kind = (key, b"") if isinstance(key, str) else (repr(key), b"r")
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return digest.encode() + kind
-
-
-def _terms(limits: Sequence[Limit]) -> list[bytes]:
-    """The limits as the script is told them."""
-    return [
-        part for kind, amount, period in limits for part in (_NAMES[kind], b"%d" % amount, b"%d" % period)
-    ]
-
-
-def _window(reply: Any) -> Window:
-    try:
-        limit, remaining, reset_after, retry_after, *_ = reply
-        return Window(int(limit), int(remaining), float(reset_after), float(retry_after))
-    except (TypeError, ValueError) as error:
-        raise StoreUnavailable(_WRONG) from error
-
-
-def _taken_at(reply: Any) -> bytes:
-    """What a reservation is known by, behind what a hit is answered."""
-    if len(reply) == 5 and isinstance(reply[4], bytes):
-        return reply[4]
-    raise StoreUnavailable(_WRONG)

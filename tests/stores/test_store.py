@@ -21,8 +21,9 @@ from asgi_gateway.stores.embedded import EmbeddedServer
 from asgi_gateway.stores.links import open_link
 from asgi_gateway.stores.pipe import Pipe, connect
 from asgi_gateway.stores.script import Script
-from asgi_gateway.stores.store import Store, name_of
+from asgi_gateway.stores.store import Store
 from asgi_gateway.stores.url import parse_store_url
+from asgi_gateway.stores.windows import name_of
 from asgi_gateway.testing import Conversation, ScriptedApp, request, settle
 from asgi_gateway.types import Receive, Scope, Send
 from tests.stores.conftest import Way
