@@ -41,6 +41,8 @@ def _missing() -> str | None:
     """What keeps this machine from compiling, if anything does."""
     if platform.python_implementation() != "CPython" or sys.platform == "win32":
         return "this Python is not CPython on a Unix"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "this Python has no global interpreter lock"
     compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
     if shutil.which(compiler) is None:
         return f"there is no C compiler {compiler}"
