@@ -1,4 +1,4 @@
-"""The build hook of a wheel: what every request passes is compiled by mypyc, where there is a C compiler.
+"""The build hook of a wheel: what every request passes is compiled by mypyc, where that can be done well.
 
 It leaves nothing behind in the source tree, where it would be imported in place of what is edited there.
 An editable installation is never compiled. ``HATCH_BUILD_NO_HOOKS=true pip install .`` compiles nothing.
@@ -41,8 +41,10 @@ def _missing() -> str | None:
     """What keeps this machine from compiling, if anything does."""
     if platform.python_implementation() != "CPython" or sys.platform == "win32":
         return "this Python is not CPython on a Unix"
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return "this Python has no global interpreter lock"
+    if sys.version_info >= (3, 12):
+        # What mypyc makes of an await hands exceptions on in a way that is deprecated since: where warnings
+        # are errors, a cancellation would become one.
+        return "mypyc is not ready for this version of Python"
     compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
     if shutil.which(compiler) is None:
         return f"there is no C compiler {compiler}"

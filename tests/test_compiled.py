@@ -7,6 +7,7 @@ generators.
 """
 
 import ast
+import sys
 import sysconfig
 import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
@@ -87,11 +88,16 @@ def missing() -> str | None:
     return answer
 
 
+compiled_at_all = pytest.mark.skipif(sys.version_info >= (3, 12), reason="nothing is compiled there")
+
+
+@compiled_at_all
 def test_nothing_is_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "there is no C compiler" in (missing() or "")
 
 
+@compiled_at_all
 def test_nothing_is_compiled_without_the_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     compiler = tmp_path / sysconfig.get_config_var("CC").split()[0]
     compiler.touch(mode=0o755)
@@ -100,6 +106,13 @@ def test_nothing_is_compiled_without_the_headers(monkeypatch: pytest.MonkeyPatch
     assert missing() == "the headers of Python are not installed"
     (tmp_path / "Python.h").touch()
     assert missing() is None
+
+
+def test_nothing_is_compiled_where_that_would_turn_cancellations_into_warnings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 12, 0))
+    assert missing() == "mypyc is not ready for this version of Python"
 
 
 def test_what_an_earlier_build_compiled_gets_into_no_other_wheel(tmp_path: Path) -> None:
