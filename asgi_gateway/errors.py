@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 FailureKind = Literal[
     "connect",
@@ -45,6 +45,10 @@ class Failure:
     def code(self) -> str:
         """The stable name of this failure: in `X-Gateway-Error`, in problem bodies and in logs."""
         return f"upstream_{self.kind}" if self.source == "upstream" else self.kind
+
+
+CLIENT_LEFT: Final = Failure("client_disconnected", "client")
+"""The client left; nobody else has failed."""
 
 
 class ResponseAborted(Exception):

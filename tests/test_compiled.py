@@ -68,6 +68,14 @@ def test_no_class_that_inherits_can_be_called(path: str) -> None:
 
 
 @every_module
+def test_every_middleware_can_be_inherited_from(path: str) -> None:
+    classes = [node for node in ast.parse((ROOT / path).read_text()).body if isinstance(node, ast.ClassDef)]
+    decorators = {c.name: [ast.unparse(d) for d in c.decorator_list] for c in classes}
+    middlewares = {name: worn for name, worn in decorators.items() if name.endswith("Middleware")}
+    assert all(worn == ["mypyc_attr(allow_interpreted_subclasses=True)"] for worn in middlewares.values())
+
+
+@every_module
 def test_there_are_no_async_generators(path: str) -> None:
     tree = ast.parse((ROOT / path).read_text())
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)]

@@ -15,7 +15,7 @@ from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.asgi.retry_after import retry_after_header
 from asgi_gateway.asgi.shadow import Shadow
 from asgi_gateway.context import EXCHANGE, ON_DISCONNECT, Exchange, join_exchange
-from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
+from asgi_gateway.errors import CLIENT_LEFT, ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.options import validated
 from asgi_gateway.policies.adaptive_limit import Adaptive, AdaptiveLimit
 from asgi_gateway.policies.concurrency import ConcurrencyLimit, QueueOrder
@@ -24,7 +24,6 @@ from asgi_gateway.runtime import Runtime
 from asgi_gateway.types import ASGIApp, Message, Mode, PositiveSeconds, Receive, Scope, Send
 
 OVERLOADED: Final = Failure("overloaded", "gateway")
-CLIENT_LEFT: Final = Failure("client_disconnected", "client")
 DEFAULT: Final = 100
 """Requests under way at once where nothing is said."""
 

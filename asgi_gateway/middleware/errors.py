@@ -8,12 +8,11 @@ from typing import Final
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.messages import RESPONSE_STARTS
 from asgi_gateway.context import EXCHANGE, REQUEST_ID, Exchange, join_exchange, request_id_var
-from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
+from asgi_gateway.errors import CLIENT_LEFT, ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.problem import Problem
 from asgi_gateway.types import ASGIApp, Headers, Message, Receive, Scope, Send
 
 INTERNAL: Final = Failure("internal", "gateway")
-CLIENT_LEFT: Final = Failure("client_disconnected", "client")
 
 _logger = logging.getLogger("asgi_gateway.errors")
 

@@ -11,14 +11,13 @@ from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.fixed_answer import FixedAnswer
 from asgi_gateway.asgi.headers import get_all
 from asgi_gateway.context import EXCHANGE, ON_DISCONNECT, Exchange
-from asgi_gateway.errors import Failure, ResponseAborted
+from asgi_gateway.errors import CLIENT_LEFT, Failure, ResponseAborted
 from asgi_gateway.options import validated
 from asgi_gateway.policies.fault import Abort, Delay, Fault
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.types import ASGIApp, Receive, Scope, Send
 
 RESET: Final = Failure("reset", "upstream", request_sent=True)
-CLIENT_LEFT: Final = Failure("client_disconnected", "client")
 
 
 class FaultMiddleware:

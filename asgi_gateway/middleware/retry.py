@@ -19,7 +19,7 @@ from asgi_gateway.asgi.headers import get_header
 from asgi_gateway.asgi.replay import ReplayableBody, declared_length
 from asgi_gateway.asgi.retry_after import parse_retry_after
 from asgi_gateway.context import ATTEMPT, DEADLINE, EXCHANGE, GONE, RETRY_BUDGET, Exchange, join_exchange
-from asgi_gateway.errors import Failure
+from asgi_gateway.errors import CLIENT_LEFT, Failure
 from asgi_gateway.options import validated
 from asgi_gateway.policies.backoff import DEFAULT_BACKOFF, Backoff
 from asgi_gateway.policies.retry import IDEMPOTENT_METHODS, NoRetry, RetryPolicy
@@ -44,7 +44,6 @@ from asgi_gateway.types import (
 TIMED_OUT: Final = Problem(
     504, Failure("timeout", "upstream", request_sent=True), "No answer began within the time of one attempt."
 )
-CLIENT_LEFT: Final = Failure("client_disconnected", "client")
 
 
 _TRY_LATER: Final = frozenset({408, 425, 429})
