@@ -84,7 +84,8 @@ def _read(path: Path | None) -> dict[str, Any]:
 
 def _prepare() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no proxy is left behind
-    for program, package in (("wrk", "wrk"), ("nginx", "nginx-light"), ("taskset", "util-linux")):
+    wanted = [("wrk", "wrk"), ("nginx", "nginx-light"), ("taskset", "util-linux"), ("chrt", "util-linux")]
+    for program, package in wanted:
         if shutil.which(program) is None:
             sys.exit(f"this needs {program}: apt-get install {package}")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

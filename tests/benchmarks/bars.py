@@ -72,8 +72,8 @@ def _idle(key: str, whole: Peer) -> Callable[[Figures], float]:
     return lambda figures: _of(figures, "streams", "idle", whole, key)
 
 
-def _event(whole: Peer) -> Callable[[Figures], float]:
-    return lambda figures: _of(figures, "streams", "events", whole, "event_added_us")
+def _event(question: str, whole: Peer) -> Callable[[Figures], float]:
+    return lambda figures: _of(figures, "streams", question, whole, "event_added_us")
 
 
 def _served(figures: Figures) -> float:
@@ -119,7 +119,20 @@ def _bars_of(bare: Peer, whole: Peer, how: str = "") -> list[Bar]:
         _speed(f"whole chain{how}, of Portkey", whole, PORTKEY, 8),
         _speed(f"whole chain{how}, of bare", whole, bare, 0.4),
         Bar(f"p99 of the whole chain{how}, of Envoy's with policies", 2.5, _p99(whole), at_least=False),
-        Bar(f"added to an event, whole chain{how}", 80, _event(whole), at_least=False, unit="us"),
+        Bar(
+            f"added to an event, whole chain{how}, cores kept awake",
+            80,
+            _event("events_awake", whole),
+            at_least=False,
+            unit="us",
+        ),
+        Bar(
+            f"added to an event, whole chain{how}, cores asleep in between",
+            80,
+            _event("events", whole),
+            at_least=False,
+            unit="us",
+        ),
         Bar(
             f"memory of an open stream, whole chain{how}",
             20,

@@ -61,7 +61,7 @@ def _base(rows: Rows) -> tuple[str, Mapping[str, float]]:
 
 def _events(rows: Rows, path: Path) -> None:
     values = {name: row["event_added_us"] for name, row in rows.items() if name != "direct"}
-    _bars(values, "added to one event at the median, microseconds", path)
+    _bars(values, "added to one event at the median, microseconds, cores kept awake", path)
 
 
 def _idle(rows: Rows, path: Path) -> None:
@@ -117,6 +117,6 @@ def _save(figure: Any, axes: Axes, path: Path) -> None:
 _PLOTS: dict[str, tuple[str, str, Callable[[Any, Path], None]]] = {
     "load": ("load", SMALL_POST.name, _load),
     "connections": ("connections", "", _connections),
-    "events": ("streams", "events", _events),
+    "events": ("streams", "events_awake", _events),
     "idle": ("streams", "idle", _idle),
 }

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -69,6 +70,26 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def on_core(core: int, command: Sequence[str]) -> list[str]:
     """The command, kept on one core from before it has threads: later, each would have to be moved."""
     return ["taskset", "--cpu-list", str(core % (os.cpu_count() or 1)), *command]
+
+
+@contextmanager
+def kept_awake() -> Iterator[None]:
+    """Neither core goes to sleep within the block: a loop of the lowest priority keeps each busy.
+
+    A loop under ``SCHED_IDLE`` gives way at once to whatever else wants the core (sched(7)). What is measured
+    is then the programs, without the time that a sleeping core takes to wake up, which on a virtual machine is
+    most of what an event costs.
+    """
+    loops = [
+        subprocess.Popen(on_core(core, ["chrt", "--idle", "0", sys.executable, "-c", "while True: pass"]))
+        for core in (SERVICE_CORE, PROXY_CORE)
+    ]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path | None, seconds: float = 90.0) -> None:

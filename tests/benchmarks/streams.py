@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from tests.benchmarks import wrk
 from tests.benchmarks.peers import STREAMING
-from tests.benchmarks.processes import cpu_seconds, resident_bytes, settle
+from tests.benchmarks.processes import cpu_seconds, kept_awake, resident_bytes, settle
 from tests.benchmarks.services import bulk_service
 from tests.benchmarks.starting import Target
 from tests.benchmarks.turns import Options, Row, say, targets
@@ -26,13 +26,15 @@ _SMALL = wrk.Work("small GET beside open streams", "/bytes/5", connections=16)
 
 
 def measure(options: Options) -> dict[str, dict[str, Row]]:
-    """By question and proxy: `events` and, of so many open streams, `idle`."""
+    """By question and proxy: `events_awake` and `events`, and, of so many open streams, `idle`."""
     with targets(bulk_service, STREAMING, options) as found:
         say(f"measuring streams of {EVENTS} events")
+        with kept_awake():
+            events_awake = _events(found, options)
         events = _events(found, options)
         say(f"measuring {options.streams} open streams")
         idle = {target.name: _idle(target, options) for target in found[1:]}
-    return {"events": events, "idle": idle}
+    return {"events_awake": events_awake, "events": events, "idle": idle}
 
 
 def _events(found: Sequence[Target], options: Options) -> dict[str, Row]:
