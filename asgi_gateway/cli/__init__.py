@@ -22,6 +22,8 @@ EXIT_CODES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; usage errors leave by `SystemExit` (2)."""
     options = parser().parse_args(arguments)
+    if "" not in sys.path:  # a file may name what the project in the working directory holds
+        sys.path.insert(0, "")
     try:
         options.command(options)
         sys.stdout.flush()
