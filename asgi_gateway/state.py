@@ -53,22 +53,30 @@ def state_for_workers(config: Config, workers: int) -> EmbeddedServer | None:
     be started.
     """
     os.environ.pop(STATE_VARIABLE, None)
-    asked = config.state is not None and config.state.url == "embedded"
-    if workers == 1 or not (asked or config.state is None):
+    server = server_for_workers(config, workers)
+    if server is None:
         return None
     try:
-        server = EmbeddedServer()
         server.start()
-    except MissingExtra as error:
-        if not asked and not needs_state(config):
-            return None
-        reason = f"{error}, or let each of the {workers} workers count for itself with state: memory://"
-        raise ConfigError([config.mistake(("state",), reason)]) from error
     except OSError as error:
         raise ConfigError([config.mistake(("state",), str(error))]) from error
     server.keep_running()
     os.environ[STATE_VARIABLE] = server.url
     return server
+
+
+def server_for_workers(config: Config, workers: int) -> EmbeddedServer | None:
+    """What `state_for_workers` starts, not started. Raises `ConfigError` where its package is missing."""
+    asked = config.state is not None and config.state.url == "embedded"
+    if workers == 1 or not (asked or config.state is None):
+        return None
+    try:
+        return EmbeddedServer()
+    except MissingExtra as error:
+        if not asked and not needs_state(config):
+            return None
+        reason = f"{error}, or let each of the {workers} workers count for itself with state: memory://"
+        raise ConfigError([config.mistake(("state",), reason)]) from error
 
 
 def needs_state(config: Config) -> bool:
@@ -81,11 +89,18 @@ def needs_state(config: Config) -> bool:
     )
 
 
-def state_note(config: Config, workers: int) -> str:
-    """What the person who starts several workers should know of their state."""
-    if needs_state(config) and config.state is not None and config.state.url == "memory://":
+def state_warning(config: Config, workers: int) -> str | None:
+    """Why several workers let more through than the limits say; None where they do not."""
+    if workers > 1 and needs_state(config) and config.state is not None and config.state.url == "memory://":
         return (
-            f"WARNING: with state: memory:// each of the {workers} workers counts its own rate limits and "
+            f"with state: memory:// each of the {workers} workers counts its own rate limits and "
             f"opens its own circuits, so that up to {workers} times as many requests pass"
         )
+    return None
+
+
+def state_note(config: Config, workers: int) -> str:
+    """What the person who starts several workers should know of their state."""
+    if (warning := state_warning(config, workers)) is not None:
+        return f"WARNING: {warning}"
     return f"note: each of the {workers} workers has its own breakers, but for those that are shared"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from asgi_gateway.cli.show import address, destination, say
+from asgi_gateway.cli.show import address, checked, destination, say
 from asgi_gateway.cli.version import package_version
 from asgi_gateway.config import Config, Files, load_config, warnings_of
 from asgi_gateway.gateway import CONFIG_VARIABLE, DEFAULT_CONFIG, Gateway
@@ -74,9 +74,7 @@ def reload(options: argparse.Namespace) -> None:
     """Check a configuration, have the process that serves it reload, and say what came of it."""
     path = Path(options.socket) if options.socket else None
     if path is None:
-        config = load_config(options.config)
-        Gateway(config)
-        path = admin_path(config)
+        path = admin_path(checked(options.config))
     if path is None:
         raise CannotStart("admin.socket is not set, so there is nobody to ask: send SIGHUP to the process")
     try:

@@ -19,6 +19,7 @@ from asgi_gateway.config import (
     warnings_of,
 )
 from asgi_gateway.gateway import Gateway
+from asgi_gateway.state import server_for_workers, state_warning
 
 COLUMNS = 80
 WIDEST = (26, 12, 14)
@@ -27,14 +28,23 @@ WIDEST = (26, 12, 14)
 
 def check(options: argparse.Namespace) -> None:
     """Do everything but listen, then say how much was found; warnings go to standard error."""
-    config = load_config(options.config)
-    Gateway(config)
-    warnings = warnings_of(config)
+    config = checked(options.config)
+    warnings = [str(warning) for warning in warnings_of(config)]
+    if (warning := state_warning(config, config.workers)) is not None:
+        warnings.append(warning)
     for warning in warnings:
         say(f"warning: {warning}", error=True)
     if options.effective:
         say(effective_yaml(config).rstrip("\n"))
     say(summary(options.config, config, len(warnings)), error=options.effective)
+
+
+def checked(path: str) -> Config:
+    """A configuration that `run` would serve. Raises `ConfigError` where it would not."""
+    config = load_config(path)
+    Gateway(config)
+    server_for_workers(config, config.workers)
+    return config
 
 
 def routes(options: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ from asgi_gateway.server.admin import AdminSocket
 from asgi_gateway.server.control import controlled
 from asgi_gateway.server.launch import STARTUP_FAILED, CannotStart, close
 from asgi_gateway.server.process import STARTUP_FAILURE, Settings, restarts_of, work
+from asgi_gateway.state import server_for_workers
 
 ANSWER_WITHIN: Final = 30.0
 """Seconds that a worker has for an order; one that needs longer is replaced."""
@@ -184,6 +185,7 @@ class Supervisor:
     async def _reload(self, config: Config, files: Files) -> tuple[str, ...]:
         """Have every worker serve another configuration, one that is good; what takes a restart."""
         self._gateway.check(config)
+        server_for_workers(config, self._number)  # none was started where there was nothing to count
         self._files, self._config = files, config
         workers = list(self._workers)
         answers = await asyncio.gather(*(one.ask("reload", files) for one in workers), return_exceptions=True)

@@ -9,6 +9,7 @@ import pytest
 from asgi_gateway.cli import main
 from asgi_gateway.cli.run import route_lines as start_lines
 from asgi_gateway.config import json_schema, load_config, parse_config
+from asgi_gateway.stores import embedded
 
 Write = Callable[..., str]
 
@@ -78,6 +79,27 @@ def test_an_order_that_cannot_work_is_a_warning(write: Write, capsys: pytest.Cap
     assert out == f"{path}: ok: 1 service, 1 route, 2 middlewares, 1 warning\n"
     assert err.startswith("warning: ")
     assert "access_log" in err
+
+
+def test_a_state_that_run_could_not_start_is_a_mistake(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "find_spec", lambda name: None)
+    path = write(f"{GATEWAY}workers: 2\nadmin: {{socket: admin.sock}}\n")
+    for command in ("check", "reload", "run"):
+        assert main([command, path]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "state: an embedded state needs the extra 'embedded'" in err
+    assert main(["check", write(GATEWAY)]) == 0
+
+
+def test_workers_that_count_apart_are_a_warning(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(f"{GATEWAY}workers: 3\nstate: memory://\n")
+    assert main(["check", path]) == 0
+    out, err = capsys.readouterr()
+    assert out.endswith(", 1 warning\n")
+    assert err.startswith("warning: with state: memory:// each of the 3 workers counts its own")
 
 
 def test_print_shows_a_configuration_that_can_be_read_again(

@@ -13,8 +13,10 @@ import httpx
 import pytest
 
 from asgi_gateway.cli.run import admin_path
-from asgi_gateway.config import load_config
-from asgi_gateway.server import AdminSocket
+from asgi_gateway.config import Files, load_config
+from asgi_gateway.gateway import Gateway
+from asgi_gateway.server import AdminSocket, Settings, Supervisor
+from asgi_gateway.stores import embedded
 from asgi_gateway.testing import Upstream, behaviours
 from tests.load import open_files, resident_kilobytes, under_load
 from tests.server.running import ENVIRONMENT, Running, running
@@ -118,6 +120,22 @@ async def test_every_worker_reloads_and_one_that_is_killed_is_replaced(tmp_path:
             # The file is broken, but what serves is what was good.
             assert {await get(gateway) for _ in range(8)} == {"two"}
             assert await gateway.process.stop(signal.SIGTERM) == 0
+
+
+async def test_the_first_limit_is_refused_where_workers_could_not_count_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the extra, workers that have nothing to count start all the same."""
+    monkeypatch.setattr(embedded, "find_spec", lambda name: None)
+    path, files = tmp_path / "gateway.yaml", Files()
+    path.write_text("version: 1\n")
+    gateway = Gateway(load_config(str(path), files=files))
+    supervisor = Supervisor(Settings(str(path)), gateway, files, 2, [])
+    path.write_text("version: 1\nmiddleware: [health]\n")
+    assert (await supervisor.reloader.reload()).mistakes == ()
+    path.write_text("version: 1\nmiddleware: [rate_limit]\n")
+    [mistake] = (await supervisor.reloader.reload()).mistakes
+    assert "extra 'embedded'" in mistake
 
 
 async def test_reloads_of_workers_under_load_lose_nothing(tmp_path: Path) -> None:
