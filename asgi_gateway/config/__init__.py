@@ -16,11 +16,13 @@ from asgi_gateway.config.model import (
     Route,
     Service,
     Shutdown,
+    State,
 )
 from asgi_gateway.config.schema import json_schema
 from asgi_gateway.config.warnings import warnings_of
 from asgi_gateway.policies.ejection import Ejection
 from asgi_gateway.policies.health_check import HealthCheck
+from asgi_gateway.proxy.tls import Tls
 from asgi_gateway.proxy.transport import Connections, Timeouts, WebSocketOptions
 
 __all__ = [
@@ -41,7 +43,9 @@ __all__ = [
     "Route",
     "Service",
     "Shutdown",
+    "State",
     "Timeouts",
+    "Tls",
     "WebSocketOptions",
     "effective_yaml",
     "json_schema",

@@ -160,7 +160,7 @@ class Reload(Part):
     """How the gateway follows changes of its configuration."""
 
     watch: bool = Field(
-        default=True, description="Whether the file and those it includes are looked at for changes."
+        default=True, description="Whether the file and all that it names are looked at for changes."
     )
     interval: PositiveSeconds = Field(default=1.0, description="How often they are looked at.")
     drain_timeout: Seconds = Field(
@@ -389,8 +389,8 @@ class Config(Part):
     state: Annotated[State, BeforeValidator(_state_of_url, json_schema_input_type=str | State)] | None = (
         Field(
             default=None,
-            description="Where rate limits are counted: a URL, or a mapping with more. Without it in memory, "
-            "with several workers in an embedded Valkey.",
+            description="Where rate limits and shared breakers are kept: a URL, or a mapping with more. "
+            "Without it in memory, with several workers in an embedded Valkey.",
         )
     )
     reload: Reload = Field(default=Reload())

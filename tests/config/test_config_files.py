@@ -8,6 +8,7 @@ from least_options import least
 from pydantic import TypeAdapter
 
 from asgi_gateway.config import (
+    Admin,
     Config,
     Connections,
     Ejection,
@@ -15,9 +16,13 @@ from asgi_gateway.config import (
     HealthCheck,
     Listen,
     Logging,
+    Reload,
     Route,
     Service,
+    Shutdown,
+    State,
     Timeouts,
+    Tls,
     WebSocketOptions,
     load_config,
     parse_config,
@@ -26,7 +31,6 @@ from asgi_gateway.config import (
 from asgi_gateway.config.schema import Generator
 from asgi_gateway.gateway import Gateway
 from asgi_gateway.options import accepts_runtime
-from asgi_gateway.proxy.tls import Tls
 from asgi_gateway.registry import Registry
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.types import ASGIApp, parse_duration, parse_size
@@ -134,8 +138,13 @@ def test_the_documented_order_is_free_of_warnings() -> None:
 @pytest.mark.parametrize(
     ("part", "prefix"),
     [
+        (Config, ""),
         (Listen, "listen."),
         (Logging, "logging."),
+        (State, "state."),
+        (Reload, "reload."),
+        (Shutdown, "shutdown."),
+        (Admin, "admin."),
         (Service, ""),
         (EndpointSpec, ""),
         (Route, ""),
