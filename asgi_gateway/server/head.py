@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from asgi_gateway.ids import RandomHex, uuid4
 from asgi_gateway.types import Headers
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -13,11 +14,12 @@ _LENGTH_DIGITS: Final = 18
 
 
 class Refused(Exception):
-    """The client's bytes are not a request that may reach an app."""
+    """The client's bytes are not a request that may reach an app; `request_id` is made for the answer."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+        self.request_id = uuid4(RandomHex())
 
 
 class Head:

@@ -9,7 +9,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import uvicorn
+from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
 
+from asgi_gateway.server.no_websocket import NoWebSocket
 from asgi_gateway.server.protocol import HttpProtocol
 from asgi_gateway.server.websocket import PING_INTERVAL, WebSocketLimits
 from asgi_gateway.types import ASGIApp
@@ -80,6 +82,7 @@ def server_config(
         app,
         loop="auto",
         http=HttpProtocol,
+        ws="auto" if AutoWebSocketsProtocol is not None else NoWebSocket,
         lifespan="on",
         interface="asgi3",
         proxy_headers=False,

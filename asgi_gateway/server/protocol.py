@@ -22,8 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import http
-import logging
 import socket
 import struct
 from collections import deque
@@ -39,7 +37,7 @@ from asgi_gateway.context import ON_DISCONNECT
 from asgi_gateway.server.bounds import BOUNDS, Bounds
 from asgi_gateway.server.cycle import Cycle
 from asgi_gateway.server.head import PLAIN, Head, Refused, read_head, read_target
-from asgi_gateway.server.lines import STATUS_LINES
+from asgi_gateway.server.refusal import answer_to, log_refusal
 from asgi_gateway.types import ASGIApp, Header, Headers
 
 if TYPE_CHECKING:
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
 _METHODS: Final = {
     method.encode("ascii"): method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 }
-_logger = logging.getLogger("uvicorn.error")
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -476,6 +473,7 @@ class HttpProtocol(asyncio.Protocol):
     # Refusing
 
     def _refuse(self, refusal: Refused) -> None:
+        log_refusal(refusal, self._base.get("client"), self.server_state, self.loop.time())
         self._refusal = refusal
         self._due = None
         cycle = self._receiving
@@ -493,17 +491,7 @@ class HttpProtocol(asyncio.Protocol):
             self.pause_reading()
 
     def _answer_refusal(self, refusal: Refused) -> None:
-        _logger.info("refused a request: %s", refusal)
-        status = refusal.status
-        body = (
-            b'{"type":"urn:problem-type:asgi-gateway:bad_request","title":"%b","status":%d,'
-            b'"detail":"The request was refused.","code":"bad_request"}'
-        ) % (http.HTTPStatus(status).phrase.encode("ascii"), status)
-        self.transport.write(
-            b"%b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
-            b"x-gateway-error: bad_request\r\nconnection: close\r\n\r\n%b"
-            % (STATUS_LINES[status], len(body), body)
-        )
+        self.transport.write(answer_to(refusal))
         self._end(lingering=True)
 
     # WebSocket
