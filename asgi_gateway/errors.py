@@ -19,7 +19,6 @@ FailureKind = Literal[
     "route_not_found",
     "method_not_allowed",
     "bad_request",
-    "body_too_large",
     "not_implemented",
     "loop_detected",
     "internal",

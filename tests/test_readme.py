@@ -187,10 +187,18 @@ async def test_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.Mon
             assert answer.headers["x-request-id"]
 
 
-def test_links_lead_to_files() -> None:
-    for page in PAGES:
-        links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text())
-        assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=str)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
 def test_the_readme_stays_short_and_names_every_middleware() -> None:

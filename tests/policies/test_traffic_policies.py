@@ -71,7 +71,7 @@ def test_an_abort_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> No
         Abort(**wrong)  # type: ignore[arg-type]
 
 
-KINDS = [*sorted(DEFAULT_FAILURES), "rate_limited", "client_disconnected", "bad_request", "body_too_large"]
+KINDS = [*sorted(DEFAULT_FAILURES), "rate_limited", "client_disconnected", "bad_request"]
 FAILURES = st.builds(Failure, st.sampled_from(KINDS), st.sampled_from(["client", "gateway", "upstream"]))
 
 
