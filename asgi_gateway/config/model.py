@@ -324,8 +324,9 @@ class Service(Part):
         for name in PROXY_ONLY:
             if self.app is not None and name in self.model_fields_set:
                 raise PydanticCustomError("service", f"an 'app' is called directly, so it has no {name!r}")
-        if self.tls is not None and not str(self.url).startswith("https:"):
-            raise PydanticCustomError("service", "'tls' is for a service with an https URL")
+        urls = [str(self.url)] if self.endpoints is None else [one.url for one in self.endpoints]
+        if self.tls is not None and not all(url.startswith("https:") for url in urls):
+            raise PydanticCustomError("service", "'tls' is for a service whose every URL is https")
         return self
 
 

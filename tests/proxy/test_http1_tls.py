@@ -11,10 +11,11 @@ import trustme
 import uvloop
 from cryptography.hazmat.primitives import serialization
 
+from asgi_gateway import Gateway
 from asgi_gateway.config import Config, ConfigError, parse_config
 from asgi_gateway.proxy.tls import ClientTls, Tls, client_context
 from asgi_gateway.proxy.transport import Origin, UpstreamError
-from asgi_gateway.testing import Upstream, behaviours
+from asgi_gateway.testing import Upstream, behaviours, request
 from tests.proxy.conftest import MakeTransport, fetch, get
 
 
@@ -228,8 +229,30 @@ def test_files_that_cannot_be_used_are_mistakes_with_their_place(ca: Authority, 
     assert "'key' cannot be used" in told(f"{{certificate: {certificate}, key: /nowhere/key}}")
     assert "'certificate' cannot be used" in told(f"{{certificate: {certificate}, key: {certificate}}}")
     assert "'key' needs a 'certificate'" in told("{key: /nowhere/key}")
-    assert "'tls' is for a service with an https URL" in told("{}", "http://x")
+    assert "'tls' is for a service whose every URL is https" in told("{}", "http://x")
     assert "expected '1.2' or '1.3'" in told("{minimum_version: 1.1}")
+
+
+def service(ca: str, *urls: str) -> dict:
+    """A service in several places that are all trusted by one authority."""
+    one = {"endpoints": [{"url": url} for url in urls], "tls": {"ca": ca}, "routes": [{"path": "/*"}]}
+    return {"version": 1, "services": {"ai": {**one, "balance": "round_robin"}}}
+
+
+async def test_several_endpoints_are_trusted_by_the_same_options(ca: Authority) -> None:
+    async with (
+        Upstream(behaviours.answer(body=b"one"), tls=ca.server()) as one,
+        Upstream(behaviours.answer(body=b"two"), tls=ca.server()) as two,
+    ):
+        urls = [f"https://127.0.0.1:{upstream.port}" for upstream in (one, two)]
+        gateway = Gateway(service(ca.file, *urls))
+        answers = {(await request(gateway)).body for _ in range(4)}
+    assert answers == {b"one", b"two"}
+
+
+def test_tls_options_do_not_stand_beside_an_endpoint_without_tls(ca: Authority) -> None:
+    with pytest.raises(ConfigError, match="'tls' is for a service whose every URL is https"):
+        parse_config(service(ca.file, "https://a", "http://b"))
 
 
 def test_options_are_read_as_they_are_written(
