@@ -33,8 +33,12 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: str, config: Path, *, prefix: str = "exec") -> Iterator[Running]:
-    """A command of the page with a configuration, until SIGTERM; `prefix` is what the shell says first."""
+    """A command of the page with a configuration, on a free port in place of its own, until SIGTERM.
+
+    `prefix` is what the shell says first.
+    """
     port = free_port()
+    command = re.sub(r" --(port|bind) \S+", "", command)
     listen = f"--bind 127.0.0.1:{port}" if command.startswith("hypercorn") else f"--port {port}"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "ASGI_GATEWAY_CONFIG": str(config)}

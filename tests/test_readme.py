@@ -147,7 +147,7 @@ def test_check_and_routes(shell: Shell) -> None:
     "command",
     [
         "asgi-gateway run gateway.yaml",
-        "ASGI_GATEWAY_CONFIG=gateway.yaml uvicorn --factory asgi_gateway:create_app",
+        "ASGI_GATEWAY_CONFIG=gateway.yaml uvicorn --factory asgi_gateway:create_app --no-proxy-headers --port 3000",  # noqa: E501
     ],
 )
 async def test_serving(shell: Shell, command: str) -> None:
