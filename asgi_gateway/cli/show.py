@@ -19,7 +19,7 @@ from asgi_gateway.config import (
     warnings_of,
 )
 from asgi_gateway.gateway import Gateway
-from asgi_gateway.state import server_for_workers, state_warning
+from asgi_gateway.state import counted_apart, server_for_workers
 
 COLUMNS = 80
 WIDEST = (26, 12, 14)
@@ -30,8 +30,8 @@ def check(options: argparse.Namespace) -> None:
     """Do everything but listen, then say how much was found; warnings go to standard error."""
     config = checked(options.config)
     warnings = [str(warning) for warning in warnings_of(config)]
-    if (warning := state_warning(config, config.workers)) is not None:
-        warnings.append(warning)
+    if config.workers > 1 and config.state is not None and (apart := counted_apart(config, config.workers)):
+        warnings.append(apart)
     for warning in warnings:
         say(f"warning: {warning}", error=True)
     if options.effective:
