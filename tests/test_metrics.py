@@ -1,5 +1,8 @@
 """Counters and gauges by name and labels."""
 
+import re
+from pathlib import Path
+
 from asgi_gateway.metrics import Metrics, summed
 from asgi_gateway.runtime import Runtime
 
@@ -66,3 +69,14 @@ def test_the_counters_of_several_processes_are_added_up() -> None:
         ({}, 1),
     ]
     assert one.counter("retries_total", service="ai").value == 2
+
+
+def test_every_counter_and_gauge_of_the_package_is_documented_and_no_other() -> None:
+    root = Path(__file__).parent.parent
+    page = (root / "docs" / "operations.md").read_text()
+    source = "".join(file.read_text() for file in (root / "asgi_gateway").rglob("*.py"))
+    for kind in ("counter", "gauge"):
+        _, _, table = page.partition(f"| {kind} | labels")
+        names = [row.split("|")[1] for row in table.partition("\n\n")[0].splitlines()[2:]]
+        documented = {name for cell in names for name in re.findall(r"`(\w+)`", cell)}
+        assert documented == set(re.findall(rf'\.{kind}\(\s*"(\w+)"', source))

@@ -167,6 +167,7 @@ class RateLimitMiddleware:
             self._shared = shared(name, self.limits, cost)
         self._hits_at_once = self._shared is None and cost_from is None
         self._on_store_failure = on_store_failure
+        self._rejected = runtime.counter("rate_limit_rejected_total")
         self._shadow = Shadow("rate_limit", runtime) if mode == "shadow" else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -257,6 +258,7 @@ class RateLimitMiddleware:
         else:  # a limiter further out reports for all
             exchange.rate_limit = tightest(window, outer)
         if window.retry_after:
+            self._rejected.add()
             return _refusal(window)(scope, receive, send)
         if outer is not None or scope["type"] == "websocket":
             return app(scope, receive, send)
@@ -265,6 +267,7 @@ class RateLimitMiddleware:
     def _refuse(self, refusal: Problem, exchange: Exchange) -> ASGIApp:
         """Who answers a request that is to be refused: in shadow mode the inner app."""
         if self._shadow is None:
+            self._rejected.add()
             return refusal
         self._shadow.would_reject(exchange)
         return self.app

@@ -415,13 +415,26 @@ def test_limits_are_written_as_the_limits_package_writes_them(limit: Any):
     assert RateLimitMiddleware(ScriptedApp(200), limit=limit).limits
 
 
+async def test_every_refusal_is_counted(runtime: Runtime):
+    inner = RateLimitMiddleware(
+        ScriptedApp(200), limit="1/minute", key="header:x", on_missing_key="reject", runtime=runtime
+    )
+    statuses = [(await request(inner, headers=[(b"x", b"1")])).status for _ in range(3)]
+    assert (statuses, (await request(inner)).status) == ([200, 429, 429], 400)
+    counted = {c.name: c.value for c in runtime.metrics.counters}
+    assert counted == {"rate_limit_rejected_total": 3}
+
+
 async def test_in_shadow_mode_nothing_is_refused_and_all_is_told():
     runtime = Runtime()
     app = RateLimitMiddleware(ScriptedApp(200), limit="1/minute", mode="shadow", runtime=runtime)
     answers = [await request(app) for _ in range(3)]
     assert [answer.status for answer in answers] == [200] * 3
     assert answers[0].header("ratelimit-limit") is None
-    assert {c.name: c.value for c in runtime.metrics.counters} == {"shadow_rejected_total": 2}
+    assert {c.name: c.value for c in runtime.metrics.counters} == {
+        "rate_limit_rejected_total": 0,
+        "shadow_rejected_total": 2,
+    }
 
 
 # What a response says that it cost
@@ -560,7 +573,10 @@ async def test_shadow_mode_settles_too_and_says_nothing(clock: ManualClock):
     assert [answer.status for answer in answers] == [200] * 4
     assert answers[0].header("ratelimit-limit") is None
     assert exchange.rate_limit is None
-    assert {c.name: c.value for c in runtime.metrics.counters} == {"shadow_rejected_total": 2}
+    assert {c.name: c.value for c in runtime.metrics.counters} == {
+        "rate_limit_rejected_total": 0,
+        "shadow_rejected_total": 2,
+    }
 
 
 async def test_a_json_answer_is_passed_on_as_it_comes(runtime: Runtime):
