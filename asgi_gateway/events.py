@@ -1,4 +1,4 @@
-"""State changes, told in the past tense to whoever listens: logs now, metrics later."""
+"""State changes, told in the past tense to whoever listens, the log at first."""
 
 from __future__ import annotations
 

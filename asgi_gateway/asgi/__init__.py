@@ -1,1 +1,1 @@
-"""Plain functions over ASGI's own data: headers and paths."""
+"""What works on ASGI's own data: headers, paths, keys, bodies that are kept, messages that are watched."""

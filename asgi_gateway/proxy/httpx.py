@@ -1,7 +1,7 @@
 """The upstream transport over any `httpx.AsyncBaseTransport`.
 
-For what our own transport does not do: HTTP/2 services, outbound proxies, ASGI apps in this
-process, mocks. It calls the httpx transport itself, never a client, so there are no cookies, no
+For HTTP/2, which our own transport does not speak; in Python also for whatever else is built on httpx's
+transports. It calls the httpx transport itself, never a client, so there are no cookies, no
 redirects, no merged headers, and the target goes out byte for byte.
 
 httpcore hands bytes that follow an HTTP/1.1 answer to the next request on that connection, against

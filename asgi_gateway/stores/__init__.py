@@ -1,1 +1,1 @@
-"""State behind the policies: counters in memory now, in a shared store later."""
+"""State behind the policies: counters in memory and in a store that several processes share."""
