@@ -31,7 +31,9 @@ ATTEMPT: Final = "asgi_gateway.attempt"
 RETRY_BUDGET: Final = "asgi_gateway.retry_budget"
 """The budget that has counted the request, so that a retry and a hedge do not both do so."""
 ON_DISCONNECT: Final = "asgi_gateway.on_disconnect"
-"""A function of our own server: have a callback called when the client leaves; returns what takes it back."""
+"""A function of our own server: have a callback called when the client leaves; returns what takes it back.
+
+It keeps one callback, the latest. Who makes several attempts at once gives each a function of its own."""
 
 GONE: Final[Scope] = MappingProxyType({})  # type: ignore[assignment] # nobody changes it
 """In place of a scope that a layer no longer holds: compiled code can delete no argument."""

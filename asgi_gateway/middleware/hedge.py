@@ -17,7 +17,7 @@ from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.hearing import Hearing
 from asgi_gateway.asgi.replay import ReplayableBody, declared_length
 from asgi_gateway.clock import Timer
-from asgi_gateway.context import ATTEMPT, EXCHANGE, RETRY_BUDGET, Exchange, join_exchange
+from asgi_gateway.context import ATTEMPT, EXCHANGE, ON_DISCONNECT, RETRY_BUDGET, Exchange, join_exchange
 from asgi_gateway.options import validated
 from asgi_gateway.policies.hedge import HedgeDelay
 from asgi_gateway.policies.retry import IDEMPOTENT_METHODS
@@ -102,7 +102,7 @@ class HedgeMiddleware:
             scope, exchange = join_exchange(scope)
         if ATTEMPT not in scope:  # else an outer layer has counted the first one
             exchange.attempts += 1
-        hearing = Hearing(receive)
+        hearing = Hearing(receive, scope.get(ON_DISCONNECT))
         body = None if length == 0 else ReplayableBody(hearing, self.max_body)
         race = _Race(self, scope, exchange, hearing, body, send, now)
         del scope
@@ -203,6 +203,7 @@ class _Race:
                     **scope,
                     ATTEMPT: exchange.attempts,
                     RETRY_BUDGET: self._hedge.budget,
+                    ON_DISCONNECT: self._hearing.on_disconnect,
                     "headers": [*scope["headers"]],
                 },
                 self._hearing if self._body is None else self._body.reader(),
@@ -240,6 +241,7 @@ class _Race:
             EXCHANGE: copy,
             RETRY_BUDGET: hedge.budget,
             ATTEMPT: exchange.attempts,
+            ON_DISCONNECT: self._hearing.on_disconnect,
             "headers": [*scope["headers"]],
         }
         body = self._body or ReplayableBody(self._hearing.after_body, 0, empty=True)
