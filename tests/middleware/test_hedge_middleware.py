@@ -436,6 +436,22 @@ async def test_both_attempts_get_the_identical_body(app: Attempts, clock: Manual
         assert app.bodies == {0: b"one two", 1: b"one two"}
 
 
+async def test_a_second_attempt_that_answers_before_it_reads_gets_the_whole_body(
+    clock: ManualClock, runtime: Runtime
+):
+    async def late(scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        await asyncio.Event().wait()
+
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": await read_body(receive)})
+
+    async with asking(hedging(ScriptedApp(late, echo), runtime), "PUT", body=b"ab") as talk:
+        await clock.advance(1)
+        assert (await talk.finish()).body == b"ab"
+
+
 async def test_a_body_that_is_still_coming_is_not_hedged(app: Attempts, clock: ManualClock, runtime: Runtime):
     scope = http_scope("PUT", headers=[(b"content-length", b"4")])
     async with Conversation(hedging(app, runtime), scope) as talk:

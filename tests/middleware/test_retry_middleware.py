@@ -439,6 +439,15 @@ async def test_every_attempt_gets_the_identical_body(size: int):
     assert app.bodies == [body] * 3
 
 
+async def test_an_attempt_that_answers_before_it_reads_gets_the_whole_body():
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": await read_body(receive)})
+
+    app = retrying(ScriptedApp(503, echo))
+    assert (await request(app, "PUT", body=[b"ab", b"cd"], headers=with_length(b"abcd"))).body == b"abcd"
+
+
 async def test_a_chunked_body_is_replayed():
     app = ScriptedApp(503, 200)
     await request(retrying(app), "PUT", body=[b"one ", b"two"], headers=[(b"transfer-encoding", b"chunked")])
