@@ -88,6 +88,17 @@ class Exchange:
         self.upstream_status: int | None = None
         self.would_reject: tuple[str, ...] = ()
 
+    @property
+    def outer(self) -> tuple[str | None, Window | None, str | None]:
+        """What layers further out have told, read by one of them before its first attempt."""
+        return self.breaker_state, self.rate_limit, self.service
+
+    def begin_anew(self, outer: tuple[str | None, Window | None, str | None]) -> None:
+        """Forget what an attempt has told, before the next one; `outer` is from before the first."""
+        self.breaker_state, self.rate_limit, self.service = outer
+        self.endpoint = self.failure = None
+        self.first_byte_seconds = self.upstream_seconds = self.upstream_status = None
+
     def copy(self) -> Exchange:
         """The same for one of several attempts that run at once."""
         other = Exchange()

@@ -146,6 +146,7 @@ class _Race:
         "_exchange",
         "_hearing",
         "_hedge",
+        "_outer",
         "_send",
         "_started",
         "_task",
@@ -170,6 +171,7 @@ class _Race:
     ) -> None:
         self._hedge = hedge
         self._exchange = exchange
+        self._outer = exchange.outer
         self._hearing = hearing
         self._body = body
         self._send = send
@@ -234,6 +236,7 @@ class _Race:
         hedge.hedges.add()
         exchange.attempts += 1
         self.second_exchange = copy = exchange.copy()
+        copy.begin_anew(self._outer)
         self.first_over = asyncio.Event()
         self.second = _HedgeGate(scope, self._send_second, self)
         inner = {
