@@ -293,6 +293,7 @@ class _RetryGate(Gate):
         if delay is None:
             return False
         self.delay = delay
+        self._stop_timer()  # it has answered, however long it takes to unwind
         return True
 
     def opens(self) -> None:
