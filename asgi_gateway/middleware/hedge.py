@@ -305,6 +305,8 @@ class _Race:
 
     async def end(self) -> None:
         """Leave no task behind, whatever ended the request."""
+        if self.second is not None:
+            self.second.discarded = True  # nor an answer that it has for its cancellation
         second, listening = self.second_task, self._hearing.task
         left = [task for task in (second, listening) if task is not None and not task.done()]
         for task in left:
