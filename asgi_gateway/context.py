@@ -31,7 +31,9 @@ ATTEMPT: Final = "asgi_gateway.attempt"
 RETRY_BUDGET: Final = "asgi_gateway.retry_budget"
 """The budget that has counted the request, so that a retry and a hedge do not both do so."""
 ON_DISCONNECT: Final = "asgi_gateway.on_disconnect"
-"""A function of our own server: have a callback called when the client leaves; returns what takes it back."""
+"""A function of our own server: have a callback called when the client leaves; returns what takes it back.
+
+It keeps one callback, the latest. Who makes several attempts at once gives each a function of its own."""
 
 GONE: Final[Scope] = MappingProxyType({})  # type: ignore[assignment] # nobody changes it
 """In place of a scope that a layer no longer holds: compiled code can delete no argument."""
@@ -85,6 +87,17 @@ class Exchange:
         self.upstream_seconds: float | None = None
         self.upstream_status: int | None = None
         self.would_reject: tuple[str, ...] = ()
+
+    @property
+    def outer(self) -> tuple[str | None, Window | None, str | None]:
+        """What layers further out have told, read by one of them before its first attempt."""
+        return self.breaker_state, self.rate_limit, self.service
+
+    def begin_anew(self, outer: tuple[str | None, Window | None, str | None]) -> None:
+        """Forget what an attempt has told, before the next one; `outer` is from before the first."""
+        self.breaker_state, self.rate_limit, self.service = outer
+        self.endpoint = self.failure = None
+        self.first_byte_seconds = self.upstream_seconds = self.upstream_status = None
 
     def copy(self) -> Exchange:
         """The same for one of several attempts that run at once."""

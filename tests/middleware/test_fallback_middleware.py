@@ -16,7 +16,15 @@ from asgi_gateway.middleware import (
 )
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
-from asgi_gateway.testing import Conversation, ManualClock, ScriptedApp, http_scope, request, settle
+from asgi_gateway.testing import (
+    Conversation,
+    ManualClock,
+    ScriptedApp,
+    http_scope,
+    read_body,
+    request,
+    settle,
+)
 from asgi_gateway.types import Receive, Scope, Send
 
 LENGTH = [(b"content-length", b"4")]
@@ -34,6 +42,15 @@ async def test_a_failure_leads_to_the_next_with_the_same_body(status: int) -> No
     app = FallbackMiddleware(first, targets=[second])
     answer = await request(app, "POST", body=[b"ab", b"cd"], headers=LENGTH)
     assert (answer.status, first.bodies, second.bodies) == (200, [b"abcd"], [b"abcd"])
+
+
+async def test_a_target_that_answers_before_it_reads_gets_the_same_body() -> None:
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": await read_body(receive)})
+
+    app = FallbackMiddleware(ScriptedApp(503), targets=[echo])
+    assert (await request(app, "POST", body=[b"ab", b"cd"], headers=LENGTH)).body == b"abcd"
 
 
 @pytest.mark.parametrize("status", [200, 404, 429, 501])
