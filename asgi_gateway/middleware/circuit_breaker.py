@@ -34,6 +34,9 @@ from asgi_gateway.types import (
     mypyc_attr,
 )
 
+_OVER: Final = -1.0
+"""When an answer began of which there is nothing more to learn."""
+
 _NUMBERS: Final[Mapping[str | None, int]] = MappingProxyType({"closed": 0, "open": 1, "half_open": 2})
 """What the gauge says for each state."""
 
@@ -156,22 +159,22 @@ class CircuitBreakerMiddleware:
             self._announce(permit.transition)
         else:
             exchange.breaker_state = "closed"
-        begun: bool | None = None  # True once a good response streams, False once there is nothing to learn
+        began_at: float | None = None  # when a good answer began that may still break off, else `_OVER`
 
         def observing(message: Message) -> Awaitable[None]:
-            nonlocal begun
-            if begun is None:
-                begun = self._begins(message, exchange, permit, asked_at)
+            nonlocal began_at
+            if began_at is None:
+                began_at = self._begins(message, exchange, permit, asked_at)
             return send(message)
 
         try:
             inner = self.app(scope, receive, observing)
             scope = GONE
             await inner
-            if begun and permit is not policy.untroubled and exchange.failure is None:
+            if began_at not in (None, _OVER) and permit is not policy.untroubled and exchange.failure is None:
                 policy.completed(permit)
         except BaseException as error:
-            self._breaks(error, exchange, permit, begun, asked_at)
+            self._breaks(error, exchange, permit, began_at, asked_at)
             raise
         finally:
             if permit.state != "closed":  # a closed breaker keeps no account of its permits
@@ -189,10 +192,10 @@ class CircuitBreakerMiddleware:
             exchange.failure = CIRCUIT_OPEN
         return self._fallback
 
-    def _begins(self, message: Message, exchange: Exchange, permit: Permit, asked_at: float) -> bool | None:
+    def _begins(self, message: Message, exchange: Exchange, permit: Permit, asked_at: float) -> float | None:
         """Report how an answer begins, None where it does not yet.
 
-        True where a good one begins that may still break off, False where nothing more is to be learnt.
+        The time where a good one begins that may still break off, `_OVER` where nothing more is to be learnt.
         """
         streams: bool = message["type"] == "http.response.start"
         status = message["status"] if streams else _handshake_status(message)
@@ -203,34 +206,37 @@ class CircuitBreakerMiddleware:
         policy = self.policy
         failure = exchange.failure
         if failure is None and status not in self._failure_statuses:
+            now = 0.0  # of no matter where no calls are counted
             if permit is not policy.untroubled:
                 now = self._clock.monotonic()
                 self._announce(policy.succeeded(permit, now, now - asked_at, self._runtime.random()))
-            return streams
+            return now if streams else _OVER
         if failure is None or failure.source == "upstream":
             self._fail(permit, asked_at)
-        return False
+        return _OVER
 
     def _breaks(
         self,
         error: BaseException,
         exchange: Exchange,
         permit: Permit,
-        begun: bool | None,  # noqa: FBT001 - not a switch
+        began_at: float | None,
         asked_at: float,
     ) -> None:
         """Report what ended the call, unless there was nothing to learn any more."""
         if isinstance(error, asyncio.CancelledError):
             # A time limit further out says so on the exchange before it cancels; nobody else does.
             failure = exchange.failure
-            failed = begun is None and failure is not None and failure.source == "upstream"
+            failed = began_at is None and failure is not None and failure.source == "upstream"
         else:
-            failed = begun is not False and isinstance(error, Exception) and _is_services(error, exchange)
-        if failed and begun:
-            now, random = self._clock.monotonic(), self._runtime.random()
-            self._announce(self.policy.broken(permit, now, random))
-        elif failed:
+            failed = began_at != _OVER and isinstance(error, Exception) and _is_services(error, exchange)
+        if not failed:
+            return
+        if began_at is None:
             self._fail(permit, asked_at)
+        else:
+            now, random = self._clock.monotonic(), self._runtime.random()
+            self._announce(self.policy.broken(permit, now, began_at, random))
 
     def _fail(self, permit: Permit, asked_at: float) -> None:
         now = self._clock.monotonic()

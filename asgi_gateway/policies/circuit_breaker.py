@@ -15,7 +15,8 @@ Its rules:
 3. A call is reported in up to two steps, because an answer may stream for minutes. `succeeded` or `failed`
    when the answer begins, which is what closes a half-open breaker; then `completed` or `broken` when it
    ends. Either kind of bad end counts towards the threshold, and only its own kind of good end forgives
-   it: a service that always begins well and always breaks off would otherwise never be found out.
+   it: a service that always begins well and always breaks off would otherwise never be found out. In a
+   window both steps are one call.
 4. A call that ends without a verdict, because it was cancelled or because the client left, is released:
    its probe goes to the next caller.
 5. Probes that say nothing for `max_half_open` no longer hold up the others: as many more are let through.
@@ -149,7 +150,10 @@ class CircuitBreaker:
         if self._state == "closed":
             self._failed = 0
             self._forgive()
-            return self._count(now, random, failed=False, slow=slow)
+            if self._outcomes is None:
+                return None
+            self._outcomes.add(now, failed=False, slow=slow)
+            return self._judge(now, random)
         self._probing.discard(permit)
         if slow:
             self._failed += 1
@@ -164,7 +168,12 @@ class CircuitBreaker:
         if permit.generation != self._generation:
             return None
         self._failed += 1
-        return self._judge(permit, now, seconds, random)
+        if self._state == "half_open":
+            self._probing.discard(permit)
+            return self._judge_probes(now, random)
+        if self._outcomes is not None:
+            self._outcomes.add(now, failed=True, slow=self.rules.is_slow(seconds))
+        return self._judge(now, random)
 
     def completed(self, permit: Permit) -> None:
         """An answer that had begun well came to its end."""
@@ -172,14 +181,17 @@ class CircuitBreaker:
             self._broken = 0
             self._forgive()
 
-    def broken(self, permit: Permit, now: float, random: float = 0.5) -> BreakerState | None:
-        """An answer that had begun well broke off: a failure in spite of its success."""
+    def broken(self, permit: Permit, now: float, began_at: float, random: float = 0.5) -> BreakerState | None:
+        """An answer that had begun well, at `began_at`, broke off: a failure in spite of its success."""
         if permit.generation != self._generation:
             return None
+        self._broken += 1
         if self._state == "half_open":
             self._passed -= 1
-        self._broken += 1
-        return self._judge(permit, now, 0.0, random)
+            return self._judge_probes(now, random)
+        if self._outcomes is not None:
+            self._outcomes.fail(now, began_at)
+        return self._judge(now, random)
 
     def release(self, permit: Permit) -> None:
         """The call is over, with or without a verdict; to be called for every permit, always."""
@@ -204,27 +216,20 @@ class CircuitBreaker:
         if self._outcomes is None and not self._failed + self._broken:
             self.untroubled = self._permit
 
-    def _judge(self, permit: Permit, now: float, seconds: float, random: float) -> BreakerState | None:
+    def _judge(self, now: float, random: float) -> BreakerState | None:
+        """Open a closed one where a rule is met."""
         self.untroubled = None
-        if self._state == "half_open":
-            self._probing.discard(permit)
-            return self._judge_probes(now, random)
-        threshold = self.failure_threshold
-        if threshold is not None and self._failed + self._broken >= threshold:
+        threshold, outcomes = self.failure_threshold, self._outcomes
+        in_a_row = threshold is not None and self._failed + self._broken >= threshold
+        if in_a_row or (outcomes is not None and self.rules.met(outcomes)):
             return self._open(now, random)
-        return self._count(now, random, failed=True, slow=self.rules.is_slow(seconds))
+        return None
 
     def _judge_probes(self, now: float, random: float) -> BreakerState | None:
         """Open it where too few probes are left to close it."""
         if self._failed + self._broken > self.probes - self._to_close:
             return self._open(now, random)
         return None
-
-    def _count(self, now: float, random: float, *, failed: bool, slow: bool) -> BreakerState | None:
-        if self._outcomes is None:
-            return None
-        self._outcomes.add(now, failed=failed, slow=slow)
-        return self._open(now, random) if self.rules.met(self._outcomes) else None
 
     def _open(self, now: float, random: float) -> BreakerState:
         stayed_well = self._state == "closed" and now - self._entered_at > self.break_duration

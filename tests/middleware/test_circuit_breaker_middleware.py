@@ -444,6 +444,14 @@ async def test_a_share_of_failures_opens_it(runtime: Runtime):
     assert len(app.calls) == 4
 
 
+async def test_a_service_of_which_every_answer_breaks_off_has_failed_every_time(runtime: Runtime):
+    app = ScriptedApp(breaking_off(ResponseAborted(RESET)))
+    breaker = CircuitBreakerMiddleware(
+        app, failure_threshold=None, failure_ratio=1, minimum_calls=4, runtime=runtime
+    )
+    assert await ask(breaker, 5) == [0, 0, 0, 0, 503]
+
+
 async def test_slow_answers_open_it(runtime: Runtime, clock: ManualClock):
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         clock.shift(2)
