@@ -122,7 +122,7 @@ class CircuitBreaker:
         self._turns_at = 0.0
         """When an open breaker becomes half open, and when a half-open one gives up on its probes."""
         self._probing: set[Permit] = set()
-        self._passed = 0
+        self._passed: set[Permit] = set()
 
     def state(self, now: float) -> BreakerState:
         """The state a caller would meet at `now`."""
@@ -136,7 +136,7 @@ class CircuitBreaker:
             return self._first_probe(now)
         if self._state == "open":
             return Rejected(self._turns_at - now, "open")
-        if len(self._probing) + self._passed + self._failed + self._broken < self.probes:
+        if len(self._probing) + len(self._passed) + self._failed + self._broken < self.probes:
             return self._probe()
         return Rejected(0.0, "half_open")
 
@@ -158,8 +158,8 @@ class CircuitBreaker:
         if slow:
             self._failed += 1
             return self._judge_probes(now, random)
-        self._passed += 1
-        return self._enter("closed", now) if self._passed >= self._to_close else None
+        self._passed.add(permit)
+        return self._enter("closed", now) if len(self._passed) >= self._to_close else None
 
     def failed(
         self, permit: Permit, now: float, seconds: float = 0.0, random: float = 0.5
@@ -185,10 +185,13 @@ class CircuitBreaker:
         """An answer that had begun well, at `began_at`, broke off: a failure in spite of its success."""
         if permit.generation != self._generation:
             return None
-        self._broken += 1
         if self._state == "half_open":
-            self._passed -= 1
+            if permit not in self._passed:  # a slow one was a bad one from the beginning
+                return None
+            self._passed.discard(permit)
+            self._broken += 1
             return self._judge_probes(now, random)
+        self._broken += 1
         if self._outcomes is not None:
             self._outcomes.fail(now, began_at)
         return self._judge(now, random)
@@ -254,7 +257,8 @@ class CircuitBreaker:
         self._generation += 1
         self._permit = Permit(self._generation, state)
         self.untroubled = self._permit if state == "closed" and self._outcomes is None else None
-        self._failed = self._broken = self._passed = 0
+        self._failed = self._broken = 0
+        self._passed.clear()
         self._entered_at = now
         self._turns_at = now + self.break_duration
         if self._outcomes is not None and state == "closed":

@@ -438,6 +438,17 @@ def broken_off(breaker: CircuitBreaker, began: float, ended: float, seconds: flo
     return breaker.broken(permit, ended, began)
 
 
+def test_a_slow_probe_that_breaks_off_is_one_bad_probe():
+    breaker = slow_watching(probes=5, probes_to_close=2)
+    call(breaker, 1.0, seconds=3.0)
+    call(breaker, 1.0, seconds=3.0)
+    slow = admitted(breaker, 61.0)
+    assert breaker.succeeded(slow, 64.0, 3.0) is None
+    assert breaker.broken(slow, 65.0, 64.0) is None
+    assert [call(breaker, 65.0, good=False) for _ in range(2)] == [None] * 2  # three of five
+    assert [call(breaker, 65.0) for _ in range(2)] == [None, "closed"]
+
+
 def test_an_answer_that_breaks_off_is_one_call_that_failed():
     breaker = by_ratio(1.0)
     assert [broken_off(breaker, 1.0, 1.0) for _ in range(4)] == [None, None, None, "open"]
