@@ -37,6 +37,8 @@ from asgi_gateway.types import (
 _OVER: Final = -1.0
 """When an answer began of which there is nothing more to learn."""
 
+_BODIES: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
+
 _NUMBERS: Final[Mapping[str | None, int]] = MappingProxyType({"closed": 0, "open": 1, "half_open": 2})
 """What the gauge says for each state."""
 
@@ -160,19 +162,21 @@ class CircuitBreakerMiddleware:
         else:
             exchange.breaker_state = "closed"
         began_at: float | None = None  # when a good answer began that may still break off, else `_OVER`
+        trailers = False
 
         def observing(message: Message) -> Awaitable[None]:
-            nonlocal began_at
+            nonlocal began_at, trailers
             if began_at is None:
                 began_at = self._begins(message, exchange, permit, asked_at)
+                trailers = message.get("trailers", False)
+            elif began_at != _OVER and _is_last(message, trailers):
+                began_at = self._ends(exchange, permit)
             return send(message)
 
         try:
             inner = self.app(scope, receive, observing)
             scope = GONE
             await inner
-            if began_at not in (None, _OVER) and permit is not policy.untroubled and exchange.failure is None:
-                policy.completed(permit)
         except BaseException as error:
             self._breaks(error, exchange, permit, began_at, asked_at)
             raise
@@ -213,6 +217,13 @@ class CircuitBreakerMiddleware:
             return now if streams else _OVER
         if failure is None or failure.source == "upstream":
             self._fail(permit, asked_at)
+        return _OVER
+
+    def _ends(self, exchange: Exchange, permit: Permit) -> float:
+        """Report that a good answer is whole: what goes wrong from now on is none of its business."""
+        policy = self.policy
+        if permit is not policy.untroubled and exchange.failure is None:
+            policy.completed(permit)
         return _OVER
 
     def _breaks(
@@ -271,6 +282,14 @@ def _handshake_status(message: Message) -> int | None:
     if kind == "websocket.accept":
         return 101
     return 403 if kind == "websocket.close" else None
+
+
+def _is_last(message: Message, trailers: bool) -> bool:  # noqa: FBT001 - for every piece of an answer
+    """Whether it ends an answer, which has said whether it ends with trailers."""
+    kind = message["type"]
+    if kind in _BODIES:
+        return not (trailers or message.get("more_body", False))
+    return kind == "http.response.trailers" and not message.get("more_trailers", False)
 
 
 def _is_services(error: Exception, exchange: Exchange) -> bool:
