@@ -88,7 +88,7 @@ class SharedState(Protocol):
         """Connects, if something needs it and it is not connected yet."""
 
     def breaker(
-        self, name: str, breaker: CircuitBreaker, opened: Callable[[], None]
+        self, name: str, breaker: CircuitBreaker, opened: Callable[[float], None]
     ) -> Callable[[float | None], None]:
         """Has a breaker open while another process's is; see `asgi_gateway.stores.breakers`."""
 

@@ -15,7 +15,7 @@ from asgi_gateway.asgi.shadow import Shadow
 from asgi_gateway.asgi.targets import Target, target_app
 from asgi_gateway.context import EXCHANGE, GONE, Exchange, join_exchange
 from asgi_gateway.errors import ClientDisconnected, ResponseAborted
-from asgi_gateway.events import CircuitClosed, CircuitHalfOpened, CircuitOpened
+from asgi_gateway.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, EventSink
 from asgi_gateway.options import validated
 from asgi_gateway.policies.break_rules import BreakDurations, BreakRules
 from asgi_gateway.policies.circuit_breaker import BreakerState, CircuitBreaker, Permit, Rejected
@@ -128,6 +128,7 @@ class CircuitBreakerMiddleware:
         self._fixed = isinstance(fallback, FixedAnswer)
         self._shadow = Shadow("circuit_breaker", runtime) if mode == "shadow" else None
         self._rejected = runtime.counter("circuit_breaker_rejected_total")
+        self._opened = _telling_of(runtime.emit, runtime.service)
         self._tell: Callable[[float | None], None] | None = None
         if shared and runtime.state is not None:
             name = f"{runtime.service}/{runtime.twin}"
@@ -260,17 +261,19 @@ class CircuitBreakerMiddleware:
         if transition == "open":
             if self._tell is not None:
                 self._tell(self.policy.break_duration)
-            self._opened()
+            self._opened(self.policy.break_duration)
         elif transition == "half_open":
             self._runtime.emit(CircuitHalfOpened(service))
         else:
             self._runtime.emit(CircuitClosed(service))
 
-    def _opened(self) -> None:
-        self._runtime.emit(CircuitOpened(self._runtime.service, self.policy.break_duration))
-
 
 validated(CircuitBreakerMiddleware)
+
+
+def _telling_of(emit: EventSink, service: str | None) -> Callable[[float], None]:
+    """Tells that a circuit has opened, for so many seconds, and keeps nothing of it alive."""
+    return lambda seconds: emit(CircuitOpened(service, seconds))
 
 
 def _handshake_status(message: Message) -> int | None:
