@@ -131,7 +131,7 @@ class CircuitBreakerMiddleware:
         self._opened = _telling_of(runtime.emit, runtime.service)
         self._tell: Callable[[float | None], None] | None = None
         if shared and runtime.state is not None:
-            name = f"{runtime.service}/{runtime.twin}"
+            name = runtime.shared_name("circuit_breaker")
             self._tell = runtime.state.breaker(name, self.policy, self._opened)
         status = runtime.service_status if self._shadow is None else ServiceStatus("")
         status.breakers.append(self.policy)
@@ -169,7 +169,7 @@ class CircuitBreakerMiddleware:
             nonlocal began_at, trailers
             if began_at is None:
                 began_at = self._begins(message, exchange, permit, asked_at)
-                trailers = message.get("trailers", False)
+                trailers = bool(message.get("trailers"))
             elif began_at != _OVER and _is_last(message, trailers):
                 began_at = self._ends(exchange, permit)
             return send(message)
@@ -222,9 +222,8 @@ class CircuitBreakerMiddleware:
 
     def _ends(self, exchange: Exchange, permit: Permit) -> float:
         """Report that a good answer is whole: what goes wrong from now on is none of its business."""
-        policy = self.policy
-        if permit is not policy.untroubled and exchange.failure is None:
-            policy.completed(permit)
+        if permit is not self.policy.untroubled and exchange.failure is None:
+            self.policy.completed(permit)
         return _OVER
 
     def _breaks(
@@ -257,15 +256,14 @@ class CircuitBreakerMiddleware:
     def _announce(self, transition: BreakerState | None) -> None:
         if transition is None:
             return
-        service = self._runtime.service
         if transition == "open":
             if self._tell is not None:
                 self._tell(self.policy.break_duration)
             self._opened(self.policy.break_duration)
         elif transition == "half_open":
-            self._runtime.emit(CircuitHalfOpened(service))
+            self._runtime.emit(CircuitHalfOpened(self._runtime.service))
         else:
-            self._runtime.emit(CircuitClosed(service))
+            self._runtime.emit(CircuitClosed(self._runtime.service))
 
 
 validated(CircuitBreakerMiddleware)
