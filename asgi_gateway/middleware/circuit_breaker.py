@@ -83,7 +83,7 @@ class CircuitBreakerMiddleware:
             Field(ge=1, le=10, description="What it is multiplied by at each opening soon after the last."),
         ] = 1.0,
         max_break_duration: Annotated[
-            PositiveSeconds, Field(description="How long it stays open at most, however it has grown.")
+            PositiveSeconds, Field(description="The longest that growth makes it, jitter aside.")
         ] = 300.0,
         jitter: Annotated[
             float, Field(ge=0, lt=1, description="How far that time is moved at random, as a part of itself.")
