@@ -68,7 +68,8 @@ class SharedBreakers:
         if not self._known or self._closed:
             return
         following, loop = self._following, asyncio.get_running_loop()
-        if following is None or following.get_loop() is not loop:  # that of another loop went with it
+        # That of another loop went with it; one that an exception of the event sink has ended begins again.
+        if following is None or following.done() or following.get_loop() is not loop:
             self._following = loop.create_task(self._follow())
 
     async def aclose(self) -> None:

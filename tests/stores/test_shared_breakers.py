@@ -5,6 +5,7 @@ import gc
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,30 @@ async def test_a_store_that_is_started_follows_before_the_first_request(
     await request(one)
     await is_open(other)
     assert (await request(other)).status == 503
+
+
+async def test_an_event_sink_that_raises_is_not_the_end_of_following(
+    server: EmbeddedServer, open_store: Open
+):
+    def refuses(event: Event) -> None:
+        raise RuntimeError("no")
+
+    loop, told = asyncio.get_running_loop(), list[Any]()
+    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    runtime = Runtime(state=open_store(server.url), service="ai", emit=refuses)
+    other = CircuitBreakerMiddleware(ScriptedApp(200), shared=True, break_duration=0.5, runtime=runtime)
+    one = breaker(open_store(server.url), ScriptedApp(500), break_duration=0.5)
+    policies = other.policy, one.policy
+    for _ in range(2):
+        while any(policy.state(time.monotonic()) == "open" for policy in policies):
+            with suppress(RuntimeError):  # the sink is told by a request, too
+                await request(other)
+            await asyncio.sleep(0.01)
+        await request(other)
+        await request(one)
+        await is_open(other)
+        gc.collect()
+    assert [str(error) for error in told] == ["no"]
 
 
 async def test_the_other_tries_for_itself_when_the_time_is_over(server: EmbeddedServer, open_store: Open):
