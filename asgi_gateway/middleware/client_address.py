@@ -13,12 +13,9 @@ from pydantic import AfterValidator, Field
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.forwarded import elements_from_right, node_of, without_forwarded, without_port
 from asgi_gateway.asgi.headers import get_all
-from asgi_gateway.context import CLIENT_ADDRESS, TRUSTED_PEER
+from asgi_gateway.context import CLIENT_ADDRESS, TRUSTED_PEER, UNIX
 from asgi_gateway.options import validated
 from asgi_gateway.types import ASGIApp, Headers, Receive, Scope, Send, mypyc_attr
-
-UNIX: Final = "unix"
-"""The address of a peer on a Unix socket, and how such a peer is put among the trusted proxies."""
 
 _HOPS: Final = 64
 """Entries of X-Forwarded-For that are looked at, from the right; one more where it is the first."""
