@@ -57,12 +57,12 @@ def test_something_must_have_a_weight() -> None:
 def test_a_fault_happens_below_its_share(share: float, drawn: float) -> None:
     fault = Fault(Delay(2.0, share), Abort(share=share))
     assert (fault.seconds(lambda: drawn) == 2.0) == (drawn < share)
-    assert (fault.aborts(lambda: drawn) is not None) == (drawn < share)
+    assert fault.aborts(lambda: drawn) == (drawn < share)
 
 
 def test_no_fault_draws_nothing() -> None:
     assert Fault().seconds(lambda: 1 / 0) == 0
-    assert Fault().aborts(lambda: 1 / 0) is None
+    assert Fault().aborts(lambda: 1 / 0) is False
 
 
 @pytest.mark.parametrize("wrong", [{"share": 1.1}, {"status": 200}, {"status": 503, "reset": True}])
