@@ -67,10 +67,10 @@ class MirrorMiddleware:
 
     def enter_asgi(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """The same without a frame of its own; see `asgi_gateway.asgi.calls`."""
-        if scope["type"] == "lifespan":
-            return self._until_the_end(scope, receive, send)
-        if scope["type"] != "http" or self._runtime.random() >= self._share:
-            return self.app(scope, receive, send)
+        kind = scope["type"]
+        if kind != "http" or self._runtime.random() >= self._share:
+            enter = self._until_the_end if kind == "lifespan" else self.app
+            return enter(scope, receive, send)
         length = declared_length(scope)
         if length == 0:
             self.start(_copied(scope), b"")
