@@ -48,6 +48,12 @@ def test_a_weight_of_zero_is_never_chosen(weights: list[float], key: str) -> Non
     assert Split(named([0.0, *weights])).choose(random.random, key) != 0
 
 
+def test_a_name_has_one_weight() -> None:
+    """With a key it would have the larger of two, without one their sum."""
+    with pytest.raises(ValueError, match="'a' is there twice: give it the sum of both weights"):
+        Split([("", 1.0), ("a", 1.0), ("b", 1.0), ("a", 2.0)])
+
+
 def test_something_must_have_a_weight() -> None:
     with pytest.raises(ValueError, match="no weight is above 0"):
         Split([("a", 0)])
