@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from asgi_gateway.asgi.headers import names_of
-from asgi_gateway.types import Headers
+from asgi_gateway.types import Header
 
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
@@ -28,7 +28,7 @@ def tells_of_client(name: bytes) -> bool:
     return name.startswith(b"x-forwarded-") or name in (b"forwarded", b"x-real-ip")
 
 
-def without_forwarded(headers: Headers, *, but: bytes | None = None) -> Headers:
+def without_forwarded(headers: Iterable[Header], *, but: bytes | None = None) -> Iterable[Header]:
     """The headers less those that tell of the client, though with the one named `but`, in lower case."""
     names = names_of(headers)
     if b"forwarded" not in names and b"x-real-ip" not in names:

@@ -99,7 +99,7 @@ def _split_with_care(
         elif name not in ALIASES:
             passed.append(pair)
     if not vouched:
-        passed = without_forwarded(passed)
+        passed = [*without_forwarded(passed)]
     if any(_UNDERSCORE in name for name, _ in passed):
         passed = _without_aliases(passed)
     if b"connection" in ended and not _USUAL_CONNECTION.issuperset(ended[b"connection"]):
