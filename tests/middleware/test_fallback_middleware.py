@@ -10,7 +10,6 @@ from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.middleware import (
     CircuitBreakerMiddleware,
     FallbackMiddleware,
-    FaultMiddleware,
     RateLimitMiddleware,
     RetryMiddleware,
 )
@@ -108,7 +107,7 @@ async def test_other_refusals_of_what_guards_the_service_fall_back(kind: str) ->
 
 
 async def test_a_connection_broken_before_the_answer_falls_back() -> None:
-    broken_off = FaultMiddleware(ScriptedApp(200), abort={"reset": True})
+    broken_off = ScriptedApp(ResponseAborted(Failure("reset", "upstream", request_sent=True)))
     assert (await request(FallbackMiddleware(broken_off, targets=[ScriptedApp(201)]))).status == 201
 
 
