@@ -21,10 +21,9 @@ class ChainError(ValueError):
 
 def build_chain(specs: Sequence[MiddlewareSpec], app: ASGIApp, runtime: Runtime) -> ASGIApp:
     """The app inside its middlewares, the first of them outermost; raises `ChainError`."""
-    for place, spec in reversed(list(enumerate(specs))):
-        twin = list(specs[:place]).count(spec)
-        own = replace(runtime, twin=twin) if twin else runtime
-        handed_in = {"runtime": own} if accepts_runtime(spec.factory) else {}
+    runtime = replace(runtime, twins={})
+    for spec in reversed(specs):
+        handed_in = {"runtime": runtime} if accepts_runtime(spec.factory) else {}
         try:
             app = spec.factory(app, **spec.options, **handed_in)
         except Exception as error:  # whatever a foreign constructor raises, the reader gets one line

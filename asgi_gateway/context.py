@@ -22,6 +22,8 @@ EXCHANGE: Final = "asgi_gateway.exchange"
 REQUEST_ID: Final = "asgi_gateway.request_id"
 TRACE: Final = "asgi_gateway.trace"
 CLIENT_ADDRESS: Final = "asgi_gateway.client_address"
+UNIX: Final = "unix"
+"""The client's address where it is a peer on a Unix socket, which has none."""
 TRUSTED_PEER: Final = "asgi_gateway.trusted_peer"
 SERVICE: Final = "asgi_gateway.service"
 ROUTE: Final = "asgi_gateway.route"
@@ -31,7 +33,9 @@ ATTEMPT: Final = "asgi_gateway.attempt"
 RETRY_BUDGET: Final = "asgi_gateway.retry_budget"
 """The budget that has counted the request, so that a retry and a hedge do not both do so."""
 ON_DISCONNECT: Final = "asgi_gateway.on_disconnect"
-"""A function of our own server: have a callback called when the client leaves; returns what takes it back."""
+"""A function of our own server: have a callback called when the client leaves; returns what takes it back.
+
+It keeps one callback, the latest. Who makes several attempts at once gives each a function of its own."""
 
 GONE: Final[Scope] = MappingProxyType({})  # type: ignore[assignment] # nobody changes it
 """In place of a scope that a layer no longer holds: compiled code can delete no argument."""
@@ -85,6 +89,17 @@ class Exchange:
         self.upstream_seconds: float | None = None
         self.upstream_status: int | None = None
         self.would_reject: tuple[str, ...] = ()
+
+    @property
+    def outer(self) -> tuple[str | None, Window | None, str | None]:
+        """What layers further out have told, read by one of them before its first attempt."""
+        return self.breaker_state, self.rate_limit, self.service
+
+    def begin_anew(self, outer: tuple[str | None, Window | None, str | None]) -> None:
+        """Forget what an attempt has told, before the next one; `outer` is from before the first."""
+        self.breaker_state, self.rate_limit, self.service = outer
+        self.endpoint = self.failure = None
+        self.first_byte_seconds = self.upstream_seconds = self.upstream_status = None
 
     def copy(self) -> Exchange:
         """The same for one of several attempts that run at once."""

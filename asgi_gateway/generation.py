@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from asgi_gateway.asgi.calls import direct
+from asgi_gateway.asgi.targets import in_this_process
 from asgi_gateway.chain import ChainError, build_chain
 from asgi_gateway.config import Config, ConfigError, MiddlewareSpec, Mistake, Route, Service
 from asgi_gateway.errors import Failure, MissingExtra
@@ -162,7 +163,7 @@ def _service(name: str, service: Service, runtime: Runtime, known: CompiledServi
     scoped = replace(runtime.scoped_to(name), status=status, metrics=runtime.metrics.part())
     if known is None or known.service.model_copy(update=_APART) != service.model_copy(update=_APART):
         terminal = terminal_of(service, scoped)
-        chain = build_chain(service.middleware, terminal, scoped)
+        chain = _chain(service, terminal, scoped)
         return CompiledService(service, terminal, chain, status, scoped.metrics)
     terminal = known.terminal
     change: Callable[[], list[Endpoint]] | None = None
@@ -171,8 +172,13 @@ def _service(name: str, service: Service, runtime: Runtime, known: CompiledServi
     if known.service.middleware == service.middleware:
         return replace(known, service=service, replace_endpoints=change)
     status.endpoints = known.status.endpoints
-    chain = build_chain(service.middleware, terminal, scoped)
+    chain = _chain(service, terminal, scoped)
     return CompiledService(service, terminal, chain, status, scoped.metrics, change)
+
+
+def _chain(service: Service, terminal: ASGIApp, scoped: Runtime) -> ASGIApp:
+    entrance = terminal if service.app is None else in_this_process(terminal)
+    return build_chain(service.middleware, entrance, scoped)
 
 
 def _guarded(app: ASGIApp, chain: tuple[MiddlewareSpec, ...]) -> ASGIApp:

@@ -25,8 +25,7 @@ class ServiceRoute:
     """One route and the chain it leads to.
 
     `host` is an exact name or ``*.example.com``; None is any. `methods` None is any. With
-    `mounted` the service is an ASGI app in this process, for which a stripped prefix becomes part
-    of ``root_path``; a proxied service has it cut from the path.
+    `mounted` the service is an ASGI app in this process, no further hop.
     """
 
     pattern: str
@@ -44,17 +43,14 @@ class ServiceRoute:
 
     def __post_init__(self) -> None:
         told: dict[str, Any] = {SERVICE: self.service, ROUTE: self.pattern}
-        if self.strip_prefix and not self.mounted:
+        if self.strip_prefix:
             told[STRIPPED_PREFIX] = self.strip_prefix.encode("utf-8")
         object.__setattr__(self, "_told", told)
         object.__setattr__(self, "entrance", direct(self.app))
 
     def enter(self, scope: Scope) -> Scope:
         """The scope as the service's chain sees it."""
-        inner = {**scope, **self._told}
-        if self.mounted and self.strip_prefix:
-            inner["root_path"] = scope.get("root_path", "") + self.strip_prefix
-        return inner
+        return {**scope, **self._told}
 
     def takes_host(self, host: str) -> bool:
         if self.host is None:

@@ -88,7 +88,7 @@ class SharedState(Protocol):
         """Connects, if something needs it and it is not connected yet."""
 
     def breaker(
-        self, name: str, breaker: CircuitBreaker, opened: Callable[[], None]
+        self, name: str, breaker: CircuitBreaker, opened: Callable[[float], None]
     ) -> Callable[[float | None], None]:
         """Has a breaker open while another process's is; see `asgi_gateway.stores.breakers`."""
 
@@ -101,8 +101,8 @@ class Runtime:
     the service in whose chain the middleware stands, None in the global chain; `status` is what is known of
     it where that is not among the `services` yet. `chains` are the chains of all services as they are now;
     None where there is no gateway. `state` is None where every process counts for itself. `background` are
-    the tasks that outlive their requests; the gateway cancels them at its end. `twin` tells equal
-    middlewares of one chain apart: 0 is the outermost.
+    the tasks that outlive their requests; the gateway cancels them at its end. `twins` are how often each
+    shared name was given in the chain that is being built; None where no chain is built as a whole.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -116,7 +116,7 @@ class Runtime:
     status: ServiceStatus | None = None
     state: SharedState | None = None
     background: set[asyncio.Task[None]] = field(default_factory=set)
-    twin: int = 0
+    twins: dict[str, int] | None = None
 
     def counter(self, name: str, **labels: str | None) -> Counter:
         """The counter of that name and these labels, for `service` where there is one."""
@@ -125,6 +125,18 @@ class Runtime:
     def gauge(self, name: str, read: Callable[[], float], **labels: str | None) -> Gauge:
         """A gauge of that name and these labels whose value `read` tells, likewise."""
         return self.metrics.gauge(name, read, service=self.service, **labels)
+
+    def shared_name(self, *what: object) -> str:
+        """What a middleware is known by in other processes and after a reload: its service and `what` it is.
+
+        Of those that are the same in one chain each but the innermost has a number beside it. To be asked
+        once by each.
+        """
+        name = repr((self.service, *what))
+        if self.twins is None:
+            return name
+        number = self.twins[name] = self.twins.get(name, 0) + 1
+        return name if number == 1 else f"{name} {number}"
 
     @property
     def service_status(self) -> ServiceStatus:

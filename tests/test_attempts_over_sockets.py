@@ -1,14 +1,17 @@
 """Retries and hedges with real servers and sockets: what a service sees of them."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
 from asgi_gateway import Gateway
+from asgi_gateway.proxy.client import WATCH_AFTER
 from asgi_gateway.server import HttpProtocol
-from asgi_gateway.testing import RawClient, Upstream, behaviours, serve
+from asgi_gateway.testing import Connection, Handler, RawClient, Request, Upstream, behaviours, serve
 
 SERVERS: list[dict[str, Any]] = [
     {"loop": "uvloop", "http": HttpProtocol},
@@ -80,16 +83,70 @@ async def test_an_answer_that_a_hedge_won_streams(server_options: dict[str, Any]
     assert slow.requests
 
 
-async def test_a_client_who_leaves_ends_both_attempts_within_a_second(server_options: dict[str, Any]) -> None:
-    async with Upstream(behaviours.hang()) as one, Upstream(behaviours.hang()) as other:
-        app = gateway([{"hedge": {"delay": "50ms"}}], one, other)
-        async with serve(app, **server_options) as server:
+class Cued:
+    """A handler that waits for its cue before it does what another one does."""
+
+    def __init__(self, then: Handler) -> None:
+        self.then = then
+        self.cue = asyncio.Event()
+
+    async def __call__(self, request: Request, connection: Connection) -> None:
+        await request.body()
+        await self.cue.wait()
+        await self.then(request, connection)
+
+
+@contextlib.asynccontextmanager
+async def hedged(
+    one: Handler, other: Handler, options: dict[str, Any]
+) -> AsyncIterator[tuple[RawClient, Upstream, Upstream]]:
+    """A client whose request is under way at both endpoints; it leaves at the end.
+
+    Both attempts have run for long enough by then to watch for that.
+    """
+    async with Upstream(one) as first, Upstream(other) as second:
+        app = gateway([{"hedge": {"delay": "50ms"}}], first, second)
+        async with serve(app, **options) as server:
             async with RawClient(server.url) as client:
                 client.write(GET)
-                await one.wait_for(lambda: one.requests)
-                await other.wait_for(lambda: other.requests)
-            await one.wait_for(lambda: one.connections.open == 0, 1)
-            await other.wait_for(lambda: other.connections.open == 0, 1)
+                await first.wait_for(lambda: first.requests)
+                await second.wait_for(lambda: second.requests)
+                await asyncio.sleep(2 * WATCH_AFTER)
+                yield client, first, second
+            await first.wait_for(lambda: first.connections.open == 0, 1)
+            await second.wait_for(lambda: second.connections.open == 0, 1)
+
+
+async def test_a_client_who_leaves_ends_both_attempts_within_a_second(server_options: dict[str, Any]) -> None:
+    async with hedged(behaviours.hang(), behaviours.hang(), server_options):
+        pass
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+async def test_a_client_who_leaves_the_stream_of_a_winner_ends_it_within_a_second(
+    winner: int, server_options: dict[str, Any]
+) -> None:
+    stream = Cued(behaviours.hang_inside_body(b"first"))
+    both: list[Handler] = [behaviours.hang(), behaviours.hang()]
+    both[winner] = stream
+    async with hedged(*both, server_options) as (client, *upstreams):
+        stream.cue.set()
+        await client.until(b"first")
+        loser = upstreams[1 - winner]
+        await loser.wait_for(lambda: loser.connections.open == 0, 1)
+
+
+@pytest.mark.parametrize("loser", [0, 1])
+async def test_a_client_who_leaves_after_one_attempt_failed_ends_the_other_within_a_second(
+    loser: int, server_options: dict[str, Any]
+) -> None:
+    failing = Cued(behaviours.answer(503, [(b"Connection", b"close")]))
+    both: list[Handler] = [behaviours.hang(), behaviours.hang()]
+    both[loser] = failing
+    async with hedged(*both, server_options) as (_, *upstreams):
+        failing.cue.set()
+        failed = upstreams[loser]
+        await failed.wait_for(lambda: failed.connections.open == 0, 1)
 
 
 async def test_an_upload_is_the_same_in_both_attempts(server_options: dict[str, Any]) -> None:

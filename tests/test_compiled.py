@@ -7,11 +7,13 @@ generators.
 """
 
 import ast
+import os
 import sys
 import sysconfig
 import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
@@ -86,23 +88,22 @@ def test_the_list_is_in_order() -> None:
     assert sorted(set(COMPILED)) == COMPILED
 
 
-def missing() -> str | None:
+def hook() -> Any:
     spec = spec_from_file_location("compiled_wheel", ROOT / HOOKS["custom"]["path"])
     assert spec is not None
     assert spec.loader is not None
-    hook = module_from_spec(spec)
-    spec.loader.exec_module(hook)
-    answer: str | None = hook._missing()
-    return answer
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-compiled_at_all = pytest.mark.skipif(sys.version_info >= (3, 12), reason="nothing is compiled there")
+compiled_at_all = pytest.mark.skipif(sys.version_info >= (3, 14), reason="nothing is compiled there")
 
 
 @compiled_at_all
 def test_nothing_is_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "there is no C compiler" in (missing() or "")
+    assert "there is no C compiler" in (hook()._missing() or "")
 
 
 @compiled_at_all
@@ -111,16 +112,41 @@ def test_nothing_is_compiled_without_the_headers(monkeypatch: pytest.MonkeyPatch
     compiler.touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
-    assert missing() == "the headers of Python are not installed"
+    assert hook()._missing() == "the headers of Python are not installed"
     (tmp_path / "Python.h").touch()
-    assert missing() is None
+    assert hook()._missing() is None
 
 
-def test_nothing_is_compiled_where_that_would_turn_cancellations_into_warnings(
-    monkeypatch: pytest.MonkeyPatch,
+def test_nothing_is_compiled_for_a_python_that_was_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0))
+    assert hook()._missing() == "it was not tried with this version of Python"
+
+
+def test_nothing_is_compiled_by_a_mypyc_that_cannot_be_mended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sys, "version_info", (3, 12, 0))
-    assert missing() == "mypyc is not ready for this version of Python"
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
+    module = hook()
+    monkeypatch.setattr(module, "_AWAITING", tmp_path / "misc_ops.c")
+    module._AWAITING.write_text("res = PyObject_CallOneArg(_m, value);")
+    assert module._missing() == "this version of mypyc is not known"
+
+
+@pytest.mark.parametrize("flags", [None, "-O1"])
+def test_exceptions_are_handed_on_in_a_way_that_warns_nobody(
+    monkeypatch: pytest.MonkeyPatch, flags: str | None
+) -> None:
+    if flags:
+        monkeypatch.setenv("CFLAGS", flags)
+    else:
+        monkeypatch.delenv("CFLAGS", raising=False)
+    module = hook()
+    with module._mended_library():
+        *before, found_first = os.environ["CFLAGS"].split()
+        mended = Path(found_first.removeprefix("-I"), "misc_ops.c").read_text()
+    assert before == ([flags] if flags else [])
+    assert module._THROW not in mended
+    assert os.environ.get("CFLAGS") == flags
 
 
 def test_what_an_earlier_build_compiled_gets_into_no_other_wheel(tmp_path: Path) -> None:

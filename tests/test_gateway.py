@@ -9,7 +9,7 @@ import pytest
 from asgi_lifespan import LifespanManager
 
 from asgi_gateway import ConfigError, Gateway, create_app
-from asgi_gateway.context import SERVICE
+from asgi_gateway.context import SERVICE, STRIPPED_PREFIX
 from asgi_gateway.lifespan import StartupFailed
 from asgi_gateway.testing import (
     Conversation,
@@ -98,6 +98,75 @@ async def test_a_service_may_be_an_app_in_this_process(module: ModuleType) -> No
     answer = await request(gateway, path="/local/x")
     assert answer.body == b"in process"
     assert (app.calls[0][SERVICE], app.calls[0]["root_path"]) == ("local", "/local")
+
+
+@pytest.mark.parametrize(
+    "leads_there",
+    [
+        {"fallback": {"targets": ["local"]}},
+        {"split": {"targets": [{"service": "local"}]}},
+        {"mirror": {"target": "local"}},
+        {"circuit_breaker": {"failure_threshold": 1, "fallback": "local"}},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+async def test_an_app_that_another_service_leads_to_does_not_see_that_ones_prefix(
+    module: ModuleType, leads_there: dict[str, object]
+) -> None:
+    module.app = app = ScriptedApp(200)  # type: ignore[attr-defined]
+    async with Upstream(behaviours.answer(500)) as upstream:
+        services = {
+            "chat": {
+                "url": upstream.url,
+                "routes": [{"path": "/chat/*", "strip_prefix": "/chat"}],
+                "middleware": [leads_there],
+            },
+            "local": {"app": f"{module.__name__}:app"},
+        }
+        gateway = Gateway({"version": 1, "services": services})
+        async with LifespanManager(gateway):
+            for _ in range(2):  # the first opens a circuit
+                await request(gateway, path="/chat/x")
+            await settle()
+    seen = [scope for scope in app.calls if scope["type"] == "http"]
+    assert {(scope["path"], scope["root_path"]) for scope in seen} == {("/chat/x", "/chat")}
+    assert not any(STRIPPED_PREFIX in scope for scope in seen)
+
+
+async def test_a_service_that_an_app_leads_to_does_not_see_the_apps_prefix(module: ModuleType) -> None:
+    module.app = ScriptedApp(500)  # type: ignore[attr-defined]
+    async with Upstream(behaviours.answer()) as upstream:
+        services = {
+            "local": {
+                "app": f"{module.__name__}:app",
+                "routes": [{"path": "/local/*", "strip_prefix": "/local"}],
+                "middleware": [{"fallback": {"targets": ["remote"]}}],
+            },
+            "remote": {"url": upstream.url},
+        }
+        gateway = Gateway({"version": 1, "services": services})
+        assert (await request(gateway, path="/local/x", raw_path=b"/%6cocal/x")).status == 200
+    assert upstream.requests[0].target == b"/x"
+    assert upstream.requests[0].header("x-forwarded-prefix") == b"/local"
+
+
+@pytest.mark.parametrize("kind", ["url", "app"])
+async def test_a_mock_stands_in_the_services_place_where_a_prefix_is_stripped(
+    module: ModuleType, kind: str
+) -> None:
+    module.app = ScriptedApp(404)  # type: ignore[attr-defined]
+    answers = [{"path": "/", "status": 201}, {"path": "/v1/*", "status": 202}]
+    async with Upstream(behaviours.answer(404)) as upstream:
+        service = {
+            kind: upstream.url if kind == "url" else f"{module.__name__}:app",
+            "routes": [{"path": "/chat/*", "strip_prefix": "/chat"}],
+            "middleware": [{"mock": {"answers": answers}}],
+        }
+        gateway = Gateway({"version": 1, "services": {"chat": service}})
+        async with LifespanManager(gateway):
+            paths = ["/chat", "/chat/", "/chat/v1/models", "/chat//v1", "/chat/chat/v1"]
+            statuses = [(await request(gateway, path=path)).status for path in paths]
+    assert statuses == [201, 201, 202, 202, 404]
 
 
 async def test_lifespans_of_inner_apps_run_inside_the_gateways_own(module: ModuleType) -> None:

@@ -158,15 +158,6 @@ async def test_the_chain_and_the_exchange_learn_where_the_request_went() -> None
     assert inner["path"] == "/api/x"
 
 
-async def test_for_a_mounted_app_the_prefix_becomes_its_root_path() -> None:
-    app = ScriptedApp()
-    router = Router([ServiceRoute("/api/*", "local", app, strip_prefix="/api", mounted=True)])
-    await request(router, path="/root/api/x", raw_path=b"/root/api/x", root_path="/root")
-    inner = app.calls[0]
-    assert (inner["root_path"], inner["path"]) == ("/root/api", "/root/api/x")
-    assert STRIPPED_PREFIX not in inner
-
-
 @pytest.mark.parametrize("path", ["*", "http://evil/x", "a/b"])
 async def test_what_is_no_path_has_no_route(path: str) -> None:
     """Some servers leave a whole URL in the path: it must not be sent on as it is."""

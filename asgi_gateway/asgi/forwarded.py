@@ -1,10 +1,13 @@
-"""The Forwarded header (RFC 7239): read from the right, and made."""
+"""What tells of the client: its names, and the Forwarded header (RFC 7239), read from the right and made."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
+
+from asgi_gateway.asgi.headers import names_of
+from asgi_gateway.types import Header
 
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
@@ -17,6 +20,20 @@ _IPV6 = re.compile(rb"[0-9A-Fa-f:.]{2,45}")
 
 _LONGEST: Final = 1024
 """Bytes of an element; more is none."""
+
+
+def tells_of_client(name: bytes) -> bool:
+    """Whether proxies tell who asked by a header of this name, in any case and with underscores too."""
+    name = name.lower().replace(b"_", b"-")
+    return name.startswith(b"x-forwarded-") or name in (b"forwarded", b"x-real-ip")
+
+
+def without_forwarded(headers: Iterable[Header], *, but: bytes | None = None) -> Iterable[Header]:
+    """The headers less those that tell of the client, though with the one named `but`, in lower case."""
+    names = names_of(headers)
+    if b"forwarded" not in names and b"x-real-ip" not in names:
+        return headers
+    return [pair for pair in headers if not tells_of_client(pair[0]) or pair[0].lower() == but]
 
 
 def elements_from_right(line: bytes) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 
 from asgi_gateway.asgi.headers import get_all, get_header
 from asgi_gateway.asgi.paths import request_path, resolved
-from asgi_gateway.context import CLIENT_ADDRESS, SERVICE
+from asgi_gateway.context import CLIENT_ADDRESS, SERVICE, UNIX
 from asgi_gateway.types import Scope
 
 KeyFunction: TypeAlias = Callable[[Scope], Hashable | None]
@@ -76,13 +76,16 @@ def _named(name: str) -> KeyFunction:
 
 
 def by_client_address(scope: Scope) -> Hashable | None:
-    """The client's address, IPv6 by its /64: one customer holds at least that many addresses."""
+    """The client's address, IPv6 by its /64: one customer holds at least that many addresses.
+
+    A peer on a Unix socket has none.
+    """
     address: str | None = scope.get(CLIENT_ADDRESS)
     if address is None:
         client = scope.get("client")
-        if not client:
-            return None
-        address = client[0]
+        address = client[0] if client else UNIX
+    if address == UNIX:
+        return None
     return _network(address) if ":" in address else address
 
 

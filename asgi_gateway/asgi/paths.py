@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from asgi_gateway.context import STRIPPED_PREFIX
 from asgi_gateway.types import Scope
 
 _QUESTION_MARK = ord("?")
@@ -23,6 +24,16 @@ def request_path(scope: Scope) -> str:
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
         return path[len(root) :] or "/"
     return path
+
+
+def service_path(scope: Scope) -> str:
+    """The path that the service is shown, dot segments resolved: without the prefix that the route stripped.
+
+    The router refuses a path that begins with the prefix only as it is spelled, or only resolved.
+    """
+    path = resolved(request_path(scope))
+    prefix: bytes | None = scope.get(STRIPPED_PREFIX)
+    return path.removeprefix(prefix.decode("utf-8")) or "/" if prefix else path
 
 
 def raw_request_path(scope: Scope) -> bytes:

@@ -57,20 +57,20 @@ class ReplayableBody:
         """The ``receive`` of one attempt."""
         if self._unread:
             return self._read
-        replayed = False
+        kept: list[bytes] | None = self._kept  # an answer may begin, and release it, before it is read
 
         async def receive() -> Message:
-            nonlocal replayed
-            if replayed:
+            nonlocal kept
+            if kept is None:
                 return await self._read()
-            replayed = True
-            return {"type": "http.request", "body": b"".join(self._kept), "more_body": not self.complete}
+            body, kept = b"".join(kept), None
+            return {"type": "http.request", "body": body, "more_body": not self.complete}
 
         return receive
 
     def release(self) -> None:
-        """Forget what was kept and keep no more: there will be no other attempt."""
-        self._kept.clear()
+        """Keep no more, and what was kept only for a reader that is still to replay it."""
+        self._kept = []
         self.replayable = False
         self._through = True
 

@@ -48,6 +48,8 @@ ORDERS: tuple[Order, ...] = (
     Order("hedge", "retry", "each of the two attempts is retried by itself"),
     Order("hedge", "circuit_breaker", "both attempts count at the breaker, so one request may open it"),
     Order("hedge", "rate_limit", "both attempts count against the limit"),
+    Order("retry", "mirror", "every attempt is copied, not every request"),
+    Order("hedge", "mirror", "both attempts are copied"),
     Order("circuit_breaker", "fallback", "while its circuit is open no other service is asked"),
     Order("retry", "fallback", "every attempt asks all services anew"),
     Order("rate_limit", "access_log", "what it refuses is not logged"),

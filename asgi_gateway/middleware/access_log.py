@@ -46,7 +46,7 @@ class AccessLogMiddleware:
         self._monotonic = (runtime or Runtime()).clock.monotonic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._unconfigured:
+        if self._unconfigured and scope["type"] in _SERVED:
             self._configure()
         if scope["type"] not in _SERVED or not self._logger.isEnabledFor(_INFO):
             await self.app(scope, receive, send)

@@ -15,7 +15,7 @@ from asgi_gateway.asgi.shadow import Shadow
 from asgi_gateway.asgi.targets import Target, target_app
 from asgi_gateway.context import EXCHANGE, GONE, Exchange, join_exchange
 from asgi_gateway.errors import ClientDisconnected, ResponseAborted
-from asgi_gateway.events import CircuitClosed, CircuitHalfOpened, CircuitOpened
+from asgi_gateway.events import CircuitClosed, CircuitHalfOpened, CircuitOpened, EventSink
 from asgi_gateway.options import validated
 from asgi_gateway.policies.break_rules import BreakDurations, BreakRules
 from asgi_gateway.policies.circuit_breaker import BreakerState, CircuitBreaker, Permit, Rejected
@@ -33,6 +33,11 @@ from asgi_gateway.types import (
     StatusSet,
     mypyc_attr,
 )
+
+_OVER: Final = -1.0
+"""When an answer began of which there is nothing more to learn."""
+
+_BODIES: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
 
 _NUMBERS: Final[Mapping[str | None, int]] = MappingProxyType({"closed": 0, "open": 1, "half_open": 2})
 """What the gauge says for each state."""
@@ -78,7 +83,7 @@ class CircuitBreakerMiddleware:
             Field(ge=1, le=10, description="What it is multiplied by at each opening soon after the last."),
         ] = 1.0,
         max_break_duration: Annotated[
-            PositiveSeconds, Field(description="How long it stays open at most, however it has grown.")
+            PositiveSeconds, Field(description="The longest that growth makes it, jitter aside.")
         ] = 300.0,
         jitter: Annotated[
             float, Field(ge=0, lt=1, description="How far that time is moved at random, as a part of itself.")
@@ -123,9 +128,10 @@ class CircuitBreakerMiddleware:
         self._fixed = isinstance(fallback, FixedAnswer)
         self._shadow = Shadow("circuit_breaker", runtime) if mode == "shadow" else None
         self._rejected = runtime.counter("circuit_breaker_rejected_total")
+        self._opened = _telling_of(runtime.emit, runtime.service)
         self._tell: Callable[[float | None], None] | None = None
         if shared and runtime.state is not None:
-            name = f"{runtime.service}/{runtime.twin}"
+            name = runtime.shared_name("circuit_breaker")
             self._tell = runtime.state.breaker(name, self.policy, self._opened)
         status = runtime.service_status if self._shadow is None else ServiceStatus("")
         status.breakers.append(self.policy)
@@ -156,22 +162,24 @@ class CircuitBreakerMiddleware:
             self._announce(permit.transition)
         else:
             exchange.breaker_state = "closed"
-        begun: bool | None = None  # True once a good response streams, False once there is nothing to learn
+        began_at: float | None = None  # when a good answer began that may still break off, else `_OVER`
+        trailers = False
 
         def observing(message: Message) -> Awaitable[None]:
-            nonlocal begun
-            if begun is None:
-                begun = self._begins(message, exchange, permit, asked_at)
+            nonlocal began_at, trailers
+            if began_at is None:
+                began_at = self._begins(message, exchange, permit, asked_at)
+                trailers = bool(message.get("trailers"))
+            elif began_at != _OVER and _is_last(message, trailers):
+                began_at = self._ends(exchange, permit)
             return send(message)
 
         try:
             inner = self.app(scope, receive, observing)
             scope = GONE
             await inner
-            if begun and permit is not policy.untroubled and exchange.failure is None:
-                policy.completed(permit)
         except BaseException as error:
-            self._breaks(error, exchange, permit, begun, asked_at)
+            self._breaks(error, exchange, permit, began_at, asked_at)
             raise
         finally:
             if permit.state != "closed":  # a closed breaker keeps no account of its permits
@@ -189,10 +197,10 @@ class CircuitBreakerMiddleware:
             exchange.failure = CIRCUIT_OPEN
         return self._fallback
 
-    def _begins(self, message: Message, exchange: Exchange, permit: Permit, asked_at: float) -> bool | None:
+    def _begins(self, message: Message, exchange: Exchange, permit: Permit, asked_at: float) -> float | None:
         """Report how an answer begins, None where it does not yet.
 
-        True where a good one begins that may still break off, False where nothing more is to be learnt.
+        The time where a good one begins that may still break off, `_OVER` where nothing more is to be learnt.
         """
         streams: bool = message["type"] == "http.response.start"
         status = message["status"] if streams else _handshake_status(message)
@@ -203,34 +211,43 @@ class CircuitBreakerMiddleware:
         policy = self.policy
         failure = exchange.failure
         if failure is None and status not in self._failure_statuses:
+            now = 0.0  # of no matter where no calls are counted
             if permit is not policy.untroubled:
                 now = self._clock.monotonic()
                 self._announce(policy.succeeded(permit, now, now - asked_at, self._runtime.random()))
-            return streams
+            return now if streams else _OVER
         if failure is None or failure.source == "upstream":
             self._fail(permit, asked_at)
-        return False
+        return _OVER
+
+    def _ends(self, exchange: Exchange, permit: Permit) -> float:
+        """Report that a good answer is whole: what goes wrong from now on is none of its business."""
+        if permit is not self.policy.untroubled and exchange.failure is None:
+            self.policy.completed(permit)
+        return _OVER
 
     def _breaks(
         self,
         error: BaseException,
         exchange: Exchange,
         permit: Permit,
-        begun: bool | None,  # noqa: FBT001 - not a switch
+        began_at: float | None,
         asked_at: float,
     ) -> None:
         """Report what ended the call, unless there was nothing to learn any more."""
         if isinstance(error, asyncio.CancelledError):
             # A time limit further out says so on the exchange before it cancels; nobody else does.
             failure = exchange.failure
-            failed = begun is None and failure is not None and failure.source == "upstream"
+            failed = began_at is None and failure is not None and failure.source == "upstream"
         else:
-            failed = begun is not False and isinstance(error, Exception) and _is_services(error, exchange)
-        if failed and begun:
-            now, random = self._clock.monotonic(), self._runtime.random()
-            self._announce(self.policy.broken(permit, now, random))
-        elif failed:
+            failed = began_at != _OVER and isinstance(error, Exception) and _is_services(error, exchange)
+        if not failed:
+            return
+        if began_at is None:
             self._fail(permit, asked_at)
+        else:
+            now, random = self._clock.monotonic(), self._runtime.random()
+            self._announce(self.policy.broken(permit, now, began_at, random))
 
     def _fail(self, permit: Permit, asked_at: float) -> None:
         now = self._clock.monotonic()
@@ -239,21 +256,22 @@ class CircuitBreakerMiddleware:
     def _announce(self, transition: BreakerState | None) -> None:
         if transition is None:
             return
-        service = self._runtime.service
         if transition == "open":
             if self._tell is not None:
                 self._tell(self.policy.break_duration)
-            self._opened()
+            self._opened(self.policy.break_duration)
         elif transition == "half_open":
-            self._runtime.emit(CircuitHalfOpened(service))
+            self._runtime.emit(CircuitHalfOpened(self._runtime.service))
         else:
-            self._runtime.emit(CircuitClosed(service))
-
-    def _opened(self) -> None:
-        self._runtime.emit(CircuitOpened(self._runtime.service, self.policy.break_duration))
+            self._runtime.emit(CircuitClosed(self._runtime.service))
 
 
 validated(CircuitBreakerMiddleware)
+
+
+def _telling_of(emit: EventSink, service: str | None) -> Callable[[float], None]:
+    """Tells that a circuit has opened, for so many seconds, and keeps nothing of it alive."""
+    return lambda seconds: emit(CircuitOpened(service, seconds))
 
 
 def _handshake_status(message: Message) -> int | None:
@@ -265,6 +283,14 @@ def _handshake_status(message: Message) -> int | None:
     if kind == "websocket.accept":
         return 101
     return 403 if kind == "websocket.close" else None
+
+
+def _is_last(message: Message, trailers: bool) -> bool:  # noqa: FBT001 - for every piece of an answer
+    """Whether it ends an answer, which has said whether it ends with trailers."""
+    kind = message["type"]
+    if kind in _BODIES:
+        return not (trailers or message.get("more_body", False))
+    return kind == "http.response.trailers" and not message.get("more_trailers", False)
 
 
 def _is_services(error: Exception, exchange: Exchange) -> bool:

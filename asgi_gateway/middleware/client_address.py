@@ -11,14 +11,11 @@ from typing import Annotated, Final, Literal, NamedTuple
 from pydantic import AfterValidator, Field
 
 from asgi_gateway.asgi.calls import direct
-from asgi_gateway.asgi.forwarded import elements_from_right, node_of, without_port
-from asgi_gateway.asgi.headers import get_all, names_of
-from asgi_gateway.context import CLIENT_ADDRESS, TRUSTED_PEER
+from asgi_gateway.asgi.forwarded import elements_from_right, node_of, without_forwarded, without_port
+from asgi_gateway.asgi.headers import get_all
+from asgi_gateway.context import CLIENT_ADDRESS, TRUSTED_PEER, UNIX
 from asgi_gateway.options import validated
 from asgi_gateway.types import ASGIApp, Headers, Receive, Scope, Send, mypyc_attr
-
-UNIX: Final = "unix"
-"""The address of a peer on a Unix socket, and how such a peer is put among the trusted proxies."""
 
 _HOPS: Final = 64
 """Entries of X-Forwarded-For that are looked at, from the right; one more where it is the first."""
@@ -94,9 +91,9 @@ class ClientAddressMiddleware:
         if peer.trusted:
             address = self._forwarded(headers, address)
             if self._reads_rfc7239:
-                headers = _without_forwarded(headers, but=b"forwarded")
-        elif b"forwarded" in (names := names_of(headers)) or b"x-real-ip" in names:
-            headers = _without_forwarded(headers)
+                headers = without_forwarded(headers, but=b"forwarded")
+        else:
+            headers = without_forwarded(headers)
         inner = {**scope, CLIENT_ADDRESS: address, TRUSTED_PEER: peer.trusted, "headers": headers}
         return self.app(inner, receive, send)
 
@@ -131,12 +128,3 @@ class ClientAddressMiddleware:
 
 
 validated(ClientAddressMiddleware)
-
-
-def _without_forwarded(headers: Headers, *, but: bytes | None = None) -> Headers:
-    return [pair for pair in headers if not _is_forwarded(pair[0]) or pair[0].lower() == but]
-
-
-def _is_forwarded(name: bytes) -> bool:
-    name = name.lower().replace(b"_", b"-")
-    return name.startswith(b"x-forwarded-") or name in (b"forwarded", b"x-real-ip")

@@ -73,6 +73,7 @@ class FallbackMiddleware:
             body = ReplayableBody(receive, self._max_body if fits else 0)
         task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment] # in a coroutine
         last = len(self._apps) - 1
+        outer = exchange.outer
         for number, app in enumerate(self._apps):
             cancelling = task.cancelling()
             gate = _FallbackGate(self, scope, exchange, body, send, last=number == last)
@@ -91,7 +92,9 @@ class FallbackMiddleware:
             scope = {**gate.scope}
             scope.pop(ATTEMPT, None)  # the next one counts its own
             self._fallbacks.add()
-            _begin_anew(exchange)
+            exchange.fallbacks += (exchange.service or "",)
+            exchange.tried = ()
+            exchange.begin_anew(outer)
 
     def time_left(self, scope: Scope) -> float | None:
         """Seconds until the deadline in scope; None where there is none."""
@@ -145,11 +148,3 @@ class _FallbackGate(Gate):
         if self._last or (self._body is not None and not self._body.replayable):
             return False
         return self._fallback.policy.falls_back(status, failure, self._fallback.time_left(self.scope))
-
-
-def _begin_anew(exchange: Exchange) -> None:
-    """Let the exchange tell of the service that is tried next, and that another was before."""
-    exchange.fallbacks += (exchange.service or "",)
-    exchange.breaker_state = exchange.endpoint = exchange.failure = None
-    exchange.first_byte_seconds = exchange.upstream_seconds = exchange.upstream_status = None
-    exchange.tried = ()

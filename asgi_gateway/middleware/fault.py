@@ -11,13 +11,16 @@ from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.fixed_answer import FixedAnswer
 from asgi_gateway.asgi.headers import get_all
 from asgi_gateway.context import EXCHANGE, ON_DISCONNECT, Exchange
-from asgi_gateway.errors import CLIENT_LEFT, Failure, ResponseAborted
+from asgi_gateway.errors import CLIENT_LEFT, Failure
 from asgi_gateway.options import validated
 from asgi_gateway.policies.fault import Abort, Delay, Fault
+from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.types import ASGIApp, Receive, Scope, Send
 
 RESET: Final = Failure("reset", "upstream", request_sent=True)
+
+_CAUSED: Final = "This failure was caused on purpose."
 
 
 class FaultMiddleware:
@@ -52,8 +55,9 @@ class FaultMiddleware:
         self._header = name.lower().encode("latin-1")
         self._value = value.strip().encode("latin-1")
         status = 503 if abort is None or abort.status is None else abort.status
-        marked = {"x-gateway-fault": "abort"}
-        self._answer = FixedAnswer(status, body="This failure was caused on purpose.\n", headers=marked)
+        self._answer: ASGIApp = FixedAnswer(status, body=f"{_CAUSED}\n", headers={"x-gateway-fault": "abort"})
+        if abort is not None and abort.reset:
+            self._answer = Problem(502, RESET, _CAUSED, headers=[(b"x-gateway-fault", b"abort")])
         self._runtime = runtime = runtime or Runtime()
         self._delayed = runtime.counter("faults_total", fault="delay")
         self._aborted = runtime.counter("faults_total", fault="abort")
@@ -67,11 +71,8 @@ class FaultMiddleware:
                 self._delayed.add()
                 if not await self._waited(seconds, scope):
                     return
-            abort = self.policy.aborts(runtime.random)
-            if abort is not None:
+            if self.policy.aborts(runtime.random):
                 self._aborted.add()
-                if abort.reset:
-                    raise ResponseAborted(RESET)
                 app = self._answer
         inner = app(scope, receive, send)
         del scope

@@ -17,7 +17,7 @@ from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.hearing import Hearing
 from asgi_gateway.asgi.replay import ReplayableBody, declared_length
 from asgi_gateway.clock import Timer
-from asgi_gateway.context import ATTEMPT, EXCHANGE, RETRY_BUDGET, Exchange, join_exchange
+from asgi_gateway.context import ATTEMPT, EXCHANGE, ON_DISCONNECT, RETRY_BUDGET, Exchange, join_exchange
 from asgi_gateway.options import validated
 from asgi_gateway.policies.hedge import HedgeDelay
 from asgi_gateway.policies.retry import IDEMPOTENT_METHODS
@@ -102,7 +102,7 @@ class HedgeMiddleware:
             scope, exchange = join_exchange(scope)
         if ATTEMPT not in scope:  # else an outer layer has counted the first one
             exchange.attempts += 1
-        hearing = Hearing(receive)
+        hearing = Hearing(receive, scope.get(ON_DISCONNECT))
         body = None if length == 0 else ReplayableBody(hearing, self.max_body)
         race = _Race(self, scope, exchange, hearing, body, send, now)
         del scope
@@ -146,6 +146,7 @@ class _Race:
         "_exchange",
         "_hearing",
         "_hedge",
+        "_outer",
         "_send",
         "_started",
         "_task",
@@ -170,6 +171,7 @@ class _Race:
     ) -> None:
         self._hedge = hedge
         self._exchange = exchange
+        self._outer = exchange.outer
         self._hearing = hearing
         self._body = body
         self._send = send
@@ -203,6 +205,7 @@ class _Race:
                     **scope,
                     ATTEMPT: exchange.attempts,
                     RETRY_BUDGET: self._hedge.budget,
+                    ON_DISCONNECT: self._hearing.on_disconnect,
                     "headers": [*scope["headers"]],
                 },
                 self._hearing if self._body is None else self._body.reader(),
@@ -233,6 +236,7 @@ class _Race:
         hedge.hedges.add()
         exchange.attempts += 1
         self.second_exchange = copy = exchange.copy()
+        copy.begin_anew(self._outer)
         self.first_over = asyncio.Event()
         self.second = _HedgeGate(scope, self._send_second, self)
         inner = {
@@ -240,6 +244,7 @@ class _Race:
             EXCHANGE: copy,
             RETRY_BUDGET: hedge.budget,
             ATTEMPT: exchange.attempts,
+            ON_DISCONNECT: self._hearing.on_disconnect,
             "headers": [*scope["headers"]],
         }
         body = self._body or ReplayableBody(self._hearing.after_body, 0, empty=True)
@@ -300,6 +305,8 @@ class _Race:
 
     async def end(self) -> None:
         """Leave no task behind, whatever ended the request."""
+        if self.second is not None:
+            self.second.discarded = True  # nor an answer that it has for its cancellation
         second, listening = self.second_task, self._hearing.task
         left = [task for task in (second, listening) if task is not None and not task.done()]
         for task in left:

@@ -63,18 +63,14 @@ class MirrorMiddleware:
         self._too_many = runtime.counter("mirror_skipped_total", reason="in_flight")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            try:
-                await self.app(scope, receive, send)
-            finally:
-                await self.aclose()
-            return
         await self.enter_asgi(scope, receive, send)
 
     def enter_asgi(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """The same without a frame of its own; see `asgi_gateway.asgi.calls`."""
-        if scope["type"] != "http" or self._runtime.random() >= self._share:
-            return self.app(scope, receive, send)
+        kind = scope["type"]
+        if kind != "http" or self._runtime.random() >= self._share:
+            enter = self._until_the_end if kind == "lifespan" else self.app
+            return enter(scope, receive, send)
         length = declared_length(scope)
         if length == 0:
             self.start(_copied(scope), b"")
@@ -106,6 +102,12 @@ class MirrorMiddleware:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    async def _until_the_end(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            await self.aclose()
 
     async def _send(self, scope: Scope, body: bytes) -> None:
         exchange: Exchange = scope[EXCHANGE]
@@ -184,8 +186,8 @@ class _Sides:
 def _copied(scope: Scope) -> Scope:
     """The scope of a copy: with an exchange of its own and without what is the client's."""
     copy = {name: value for name, value in scope.items() if name not in _LEFT_OUT}
-    headers = replaced(scope["headers"], b"x-gateway-mirror", b"true")
-    copy["headers"] = headers
+    copy["headers"] = replaced(scope["headers"], b"x-gateway-mirror", b"true")
     copy["extensions"] = {}
-    copy[EXCHANGE] = Exchange(headers)
+    exchange: Exchange | None = scope.get(EXCHANGE)
+    copy[EXCHANGE] = Exchange(scope["headers"] if exchange is None else exchange.received)
     return copy

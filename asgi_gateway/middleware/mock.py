@@ -10,7 +10,7 @@ from pydantic import Field
 
 from asgi_gateway.asgi.calls import direct
 from asgi_gateway.asgi.fixed_answer import FixedAnswer
-from asgi_gateway.asgi.paths import PathPattern, request_path, resolved
+from asgi_gateway.asgi.paths import PathPattern, service_path
 from asgi_gateway.options import validated
 from asgi_gateway.types import ASGIApp, MethodSet, Receive, Scope, Send
 
@@ -33,7 +33,7 @@ class MockAnswer(FixedAnswer):
         if self.methods is not None and scope["method"] not in self.methods:
             return False
         pattern: PathPattern = self._pattern  # type: ignore[attr-defined] # set once, the rest is frozen
-        return pattern.matches(resolved(request_path(scope)))
+        return pattern.matches(service_path(scope))
 
 
 class MockMiddleware:

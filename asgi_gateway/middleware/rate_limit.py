@@ -162,7 +162,7 @@ class RateLimitMiddleware:
         self._state = runtime.state
         self._shared: _Ask | None = None
         if runtime.state is not None:
-            name = _identity(runtime, strategy, _all_parsed(limit), key)
+            name = runtime.shared_name("rate_limit", strategy, _all_parsed(limit), key_name(key))
             shared = runtime.state.limiter if cost_from is None else runtime.state.reserver
             self._shared = shared(name, self.limits, cost)
         self._hits_at_once = self._shared is None and cost_from is None
@@ -282,11 +282,6 @@ class RateLimitMiddleware:
 
 
 validated(RateLimitMiddleware)
-
-
-def _identity(runtime: Runtime, strategy: str, limits: list[tuple[int, int]], key: Key) -> str:
-    """What a limiter is known by in other processes and after a reload: where it stands, what it counts."""
-    return repr((runtime.service, runtime.twin, strategy, limits, key_name(key)))
 
 
 def _refusal(window: Window) -> Problem:

@@ -147,8 +147,8 @@ class RetryMiddleware:
         task: asyncio.Task[object] = asyncio.current_task()  # type: ignore[assignment] # in a coroutine
         attempt = 1
         delay = 0.0
+        outer = exchange.outer
         while True:
-            exchange.failure = None
             cancelling = task.cancelling()
             gate = _RetryGate(self, scope, exchange, body, send, attempt, delay, self._timers)
             inner: Scope = {
@@ -179,6 +179,7 @@ class RetryMiddleware:
             scope = gate.scope
             attempt += 1
             exchange.attempts += 1
+            exchange.begin_anew(outer)
 
     def _count(self, scope: Scope, exchange: Exchange) -> None:
         """Count a request and its first attempt, unless an outer layer has done so."""
@@ -292,6 +293,7 @@ class _RetryGate(Gate):
         if delay is None:
             return False
         self.delay = delay
+        self._stop_timer()  # it has answered, however long it takes to unwind
         return True
 
     def opens(self) -> None:

@@ -21,6 +21,8 @@ from asgi_gateway.types import PositiveSeconds
 _BORNE: Final = 0.1
 """The part of a round's calls that may be bad."""
 
+_INITIAL: Final = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Adaptive:
@@ -34,16 +36,21 @@ class Adaptive:
     """The limit is never below this."""
     max: int = 1000
     """The limit is never above this."""
-    initial: int = 20
-    """The limit to begin with."""
+    initial: int | None = None
+    """The limit to begin with; 20 where nothing is said, or the nearest that min and max allow."""
     decrease: float = 0.9
     """What the limit is multiplied by after a round in which more than a tenth failed or were late."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.initial <= self.max:
+        if not 1 <= self.min <= self.first <= self.max:
             raise ValueError("initial must lie between min and max, and min be at least 1")
         if not 0 < self.decrease < 1:
             raise ValueError("decrease must lie between 0 and 1")
+
+    @property
+    def first(self) -> int:
+        """The limit to begin with, as a number."""
+        return min(max(_INITIAL, self.min), self.max) if self.initial is None else self.initial
 
 
 class AdaptiveLimit:
@@ -53,7 +60,7 @@ class AdaptiveLimit:
 
     def __init__(self, bounds: Adaptive) -> None:
         self._bounds = bounds
-        self._exact = float(bounds.initial)
+        self._exact = float(bounds.first)
         self._since = float("-inf")
         self._calls = self._bad = 0
         self._used_up = False

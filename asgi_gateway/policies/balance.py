@@ -52,6 +52,21 @@ class Candidates(Generic[M]):
             return members[int(random() * len(members))]
         return members[bisect(self._cumulative, random() * self._total, hi=len(members) - 1)]
 
+    def draw_two(self, random: Random) -> tuple[M, M]:
+        """Two different ones, each drawn by share; there must be two."""
+        members, cumulative = self.members, self._cumulative
+        last = len(members) - 1
+        if self.equal:
+            first, second = int(random() * (last + 1)), int(random() * last)
+            return members[first], members[last if second == first else second]
+        first = bisect(cumulative, random() * self._total, 0, last)
+        begin = cumulative[first - 1] if first else 0.0
+        width = cumulative[first] - begin
+        point = random() * (self._total - width)
+        if point >= begin:  # past the place of the first
+            point += width
+        return members[first], members[bisect(cumulative, point, 0, last)]
+
 
 class Balance(Protocol):
     """Chooses an endpoint for one request."""
@@ -70,14 +85,9 @@ class LeastInFlight:
 
     def choose(self, candidates: Candidates[M], random: Random, key: Key | None) -> M:
         members = candidates.members
-        count = len(members)
-        if count == 1:
+        if len(members) == 1:
             return members[0]
-        first = candidates.draw(random)
-        position = int(random() * (count - 1))
-        second = members[position]
-        if second is first:
-            second = members[count - 1]
+        first, second = candidates.draw_two(random)
         return second if second.in_flight * first.share < first.in_flight * second.share else first
 
 

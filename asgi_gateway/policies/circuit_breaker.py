@@ -15,7 +15,8 @@ Its rules:
 3. A call is reported in up to two steps, because an answer may stream for minutes. `succeeded` or `failed`
    when the answer begins, which is what closes a half-open breaker; then `completed` or `broken` when it
    ends. Either kind of bad end counts towards the threshold, and only its own kind of good end forgives
-   it: a service that always begins well and always breaks off would otherwise never be found out.
+   it: a service that always begins well and always breaks off would otherwise never be found out. In a
+   window both steps are one call.
 4. A call that ends without a verdict, because it was cancelled or because the client left, is released:
    its probe goes to the next caller.
 5. Probes that say nothing for `max_half_open` no longer hold up the others: as many more are let through.
@@ -121,7 +122,7 @@ class CircuitBreaker:
         self._turns_at = 0.0
         """When an open breaker becomes half open, and when a half-open one gives up on its probes."""
         self._probing: set[Permit] = set()
-        self._passed = 0
+        self._passed: set[Permit] = set()
 
     def state(self, now: float) -> BreakerState:
         """The state a caller would meet at `now`."""
@@ -135,7 +136,7 @@ class CircuitBreaker:
             return self._first_probe(now)
         if self._state == "open":
             return Rejected(self._turns_at - now, "open")
-        if len(self._probing) + self._passed + self._failed + self._broken < self.probes:
+        if len(self._probing) + len(self._passed) + self._failed + self._broken < self.probes:
             return self._probe()
         return Rejected(0.0, "half_open")
 
@@ -149,13 +150,16 @@ class CircuitBreaker:
         if self._state == "closed":
             self._failed = 0
             self._forgive()
-            return self._count(now, random, failed=False, slow=slow)
+            if self._outcomes is None:
+                return None
+            self._outcomes.add(now, failed=False, slow=slow)
+            return self._judge(now, random)
         self._probing.discard(permit)
         if slow:
             self._failed += 1
             return self._judge_probes(now, random)
-        self._passed += 1
-        return self._enter("closed", now) if self._passed >= self._to_close else None
+        self._passed.add(permit)
+        return self._enter("closed", now) if len(self._passed) >= self._to_close else None
 
     def failed(
         self, permit: Permit, now: float, seconds: float = 0.0, random: float = 0.5
@@ -164,7 +168,12 @@ class CircuitBreaker:
         if permit.generation != self._generation:
             return None
         self._failed += 1
-        return self._judge(permit, now, seconds, random)
+        if self._state == "half_open":
+            self._probing.discard(permit)
+            return self._judge_probes(now, random)
+        if self._outcomes is not None:
+            self._outcomes.add(now, failed=True, slow=self.rules.is_slow(seconds))
+        return self._judge(now, random)
 
     def completed(self, permit: Permit) -> None:
         """An answer that had begun well came to its end."""
@@ -172,14 +181,20 @@ class CircuitBreaker:
             self._broken = 0
             self._forgive()
 
-    def broken(self, permit: Permit, now: float, random: float = 0.5) -> BreakerState | None:
-        """An answer that had begun well broke off: a failure in spite of its success."""
+    def broken(self, permit: Permit, now: float, began_at: float, random: float = 0.5) -> BreakerState | None:
+        """An answer that had begun well, at `began_at`, broke off: a failure in spite of its success."""
         if permit.generation != self._generation:
             return None
         if self._state == "half_open":
-            self._passed -= 1
+            if permit not in self._passed:  # a slow one was a bad one from the beginning
+                return None
+            self._passed.discard(permit)
+            self._broken += 1
+            return self._judge_probes(now, random)
         self._broken += 1
-        return self._judge(permit, now, 0.0, random)
+        if self._outcomes is not None:
+            self._outcomes.fail(now, began_at)
+        return self._judge(now, random)
 
     def release(self, permit: Permit) -> None:
         """The call is over, with or without a verdict; to be called for every permit, always."""
@@ -204,27 +219,20 @@ class CircuitBreaker:
         if self._outcomes is None and not self._failed + self._broken:
             self.untroubled = self._permit
 
-    def _judge(self, permit: Permit, now: float, seconds: float, random: float) -> BreakerState | None:
+    def _judge(self, now: float, random: float) -> BreakerState | None:
+        """Open a closed one where a rule is met."""
         self.untroubled = None
-        if self._state == "half_open":
-            self._probing.discard(permit)
-            return self._judge_probes(now, random)
-        threshold = self.failure_threshold
-        if threshold is not None and self._failed + self._broken >= threshold:
+        threshold, outcomes = self.failure_threshold, self._outcomes
+        in_a_row = threshold is not None and self._failed + self._broken >= threshold
+        if in_a_row or (outcomes is not None and self.rules.met(outcomes)):
             return self._open(now, random)
-        return self._count(now, random, failed=True, slow=self.rules.is_slow(seconds))
+        return None
 
     def _judge_probes(self, now: float, random: float) -> BreakerState | None:
         """Open it where too few probes are left to close it."""
         if self._failed + self._broken > self.probes - self._to_close:
             return self._open(now, random)
         return None
-
-    def _count(self, now: float, random: float, *, failed: bool, slow: bool) -> BreakerState | None:
-        if self._outcomes is None:
-            return None
-        self._outcomes.add(now, failed=failed, slow=slow)
-        return self._open(now, random) if self.rules.met(self._outcomes) else None
 
     def _open(self, now: float, random: float) -> BreakerState:
         stayed_well = self._state == "closed" and now - self._entered_at > self.break_duration
@@ -249,7 +257,8 @@ class CircuitBreaker:
         self._generation += 1
         self._permit = Permit(self._generation, state)
         self.untroubled = self._permit if state == "closed" and self._outcomes is None else None
-        self._failed = self._broken = self._passed = 0
+        self._failed = self._broken = 0
+        self._passed.clear()
         self._entered_at = now
         self._turns_at = now + self.break_duration
         if self._outcomes is not None and state == "closed":

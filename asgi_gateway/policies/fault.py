@@ -26,7 +26,7 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Ends a share of the requests: with a status, or by breaking the connection.
+    """Ends a share of the requests: with a status, or as if the service had broken the connection.
 
     Raises `ValueError` for a share outside 0 to 1, a status outside 400 to 599, and for both a status and
     a reset.
@@ -37,7 +37,7 @@ class Abort:
     status: int | None = None
     """The status that is answered, 400 to 599; 503 where there is no `reset`."""
     reset: bool = False
-    """Break the connection in place of an answer."""
+    """As if the service closed the connection before it answered, which is 502."""
     share: float = 1.0
     """The part of the requests that is ended, 0 to 1."""
 
@@ -61,10 +61,10 @@ class Fault:
         delay = self.delay
         return delay.duration if delay is not None and random() < delay.share else 0.0
 
-    def aborts(self, random: Callable[[], float]) -> Abort | None:
-        """How the request is to be ended; None where it is not."""
+    def aborts(self, random: Callable[[], float]) -> bool:
+        """Whether the request is to be ended."""
         abort = self.abort
-        return abort if abort is not None and random() < abort.share else None
+        return abort is not None and random() < abort.share
 
 
 def _check_share(share: float) -> None:

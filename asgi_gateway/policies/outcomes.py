@@ -38,6 +38,15 @@ class Outcomes:
             current[2] += 1
             self.slow += 1
 
+    def fail(self, now: float, counted_at: float) -> None:
+        """A call that was counted as a good one has failed after all: it is one of `now`, and no second."""
+        self.roll(now)
+        index = int(counted_at // self._width)
+        if index > self._newest - SLICES:
+            self._slices[index % SLICES][0] -= 1
+            self.calls -= 1
+        self.add(now, failed=True, slow=False)
+
     def roll(self, now: float) -> None:
         """Forget what is older than the window at `now`."""
         index = int(now // self._width)

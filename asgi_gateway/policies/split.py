@@ -22,10 +22,15 @@ class Split:
 
     The same key gets the same choice, in every process and after a restart, and for as long as the
     weights stay. Where a weight changes, only as many keys move as the shares changed by: each key goes
-    to the name with the highest score (rendezvous hashing). Raises `ValueError` where no weight is above 0.
+    to the name with the highest score (rendezvous hashing). Raises `ValueError` where no weight is above 0
+    or a name is there twice.
     """
 
     def __init__(self, weights: Sequence[tuple[str, float]]) -> None:
+        names = [name for name, _ in weights]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is there twice: give it the sum of both weights")
         branches = [
             _Branch(index, weight, fingerprint(name))
             for index, (name, weight) in enumerate(weights)

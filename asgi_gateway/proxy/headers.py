@@ -2,7 +2,8 @@
 
 RFC 9110 section 7.6: hop-by-hop fields and those that `Connection` names stay on their hop, `Via`
 tells the way. The X-Forwarded fields speak for the socket; a client's own are believed only where
-the peer is trusted (`client_address`).
+the peer is trusted (`client_address`). Any other field of that family, for which the gateway has no
+word of its own, passes only behind `client_address`, which lets none of a stranger's through.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from itertools import product
 from typing import Any, Final, TypeAlias
 
+from asgi_gateway.asgi.forwarded import tells_of_client, without_forwarded
 from asgi_gateway.asgi.headers import fields_of, get_all
 from asgi_gateway.context import Exchange
 from asgi_gateway.types import Headers
@@ -29,29 +31,11 @@ HOP_BY_HOP = frozenset(
     }
 )
 FRAMING = frozenset({b"content-length", b"expect", b"host"})
-VOUCHED = frozenset(
-    {
-        b"x-forwarded-client-cert",
-        b"x-forwarded-method",
-        b"x-forwarded-scheme",
-        b"x-forwarded-server",
-        b"x-forwarded-ssl",
-        b"x-forwarded-uri",
-    }
+FORWARDED = frozenset(
+    {b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-prefix", b"x-forwarded-proto"}
 )
-"""What a trusted peer may say, and nobody else; we have no word of our own to put in its place."""
+"""What we say of the client ourselves."""
 
-FORWARDED = VOUCHED | frozenset(
-    {
-        b"forwarded",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-port",
-        b"x-forwarded-prefix",
-        b"x-forwarded-proto",
-        b"x-real-ip",
-    }
-)
 OURS = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
 """Set by middlewares for the service; a client cannot have them removed by naming them in Connection."""
 
@@ -65,8 +49,7 @@ def _with_aliases(names: frozenset[bytes]) -> frozenset[bytes]:
 ENDS_HERE = HOP_BY_HOP | FRAMING | FORWARDED | {b"via"}
 ENDS_HERE_TRACED = ENDS_HERE | {b"traceparent"}
 """Where we are a span of the trace, the service's parent is ours to name."""
-NOT_PASSED = ENDS_HERE | (_with_aliases(ENDS_HERE | OURS) - OURS)
-NOT_PASSED_TRACED = NOT_PASSED | {b"traceparent"}
+ALIASES = _with_aliases(ENDS_HERE | OURS) - ENDS_HERE - OURS
 DROPPED_FROM_RESPONSE = HOP_BY_HOP | {b"x-gateway-error"}
 
 _USUAL_CONNECTION = frozenset({b"close", b"keep-alive", b"Close", b"Keep-Alive"})
@@ -80,40 +63,43 @@ Ended: TypeAlias = dict[bytes, list[bytes]]
 
 
 def split_request(
-    headers: Headers, exchange: Exchange | None = None, *, traced: bool = False
+    headers: Headers, exchange: Exchange | None = None, *, traced: bool = False, vouched: bool = False
 ) -> tuple[Headers, Ended]:
     """A client's headers in two: those that go on, and those that end here.
 
     The second part holds what is this hop's, what frames, and what only we may say of the client;
     our own are made from it. ``X_Forwarded_For`` and its like, which are the same name to a service
     that speaks CGI, are in neither; nor is any other name with an underscore that is there with
-    hyphens too. What the client sent, and so all that its Connection can take off, is known to the
-    `exchange`; without one it is everything.
+    hyphens too, nor what else tells of the client, unless it is `vouched` for. What the client sent,
+    and so all that its Connection can take off, is known to the `exchange`; without one it is
+    everything.
     """
-    not_passed = NOT_PASSED_TRACED if traced else NOT_PASSED
+    ends_here = ENDS_HERE_TRACED if traced else ENDS_HERE
     fields = fields_of(headers)
-    if (
-        fields is not None
-        and _UNDERSCORE not in b"".join(fields)
-        and fields.get(b"connection", b"close") in _USUAL_CONNECTION
-    ):
-        ended = {name: [fields.pop(name)] for name in not_passed.intersection(fields)}
-        return [*fields.items()], ended
-    return _split_with_care(headers, exchange, not_passed, ENDS_HERE_TRACED if traced else ENDS_HERE)
+    if fields is not None and fields.get(b"connection", b"close") in _USUAL_CONNECTION:
+        ended = {name: [fields.pop(name)] for name in ends_here.intersection(fields)}
+        if not vouched:
+            fields.pop(b"x-real-ip", None)
+        left = b"".join(fields)
+        if _UNDERSCORE not in left and (vouched or b"x-forwarded-" not in left):
+            return [*fields.items()], ended
+    return _split_with_care(headers, exchange, ends_here, vouched=vouched)
 
 
 def _split_with_care(
-    headers: list[Any], exchange: Exchange | None, not_passed: frozenset[bytes], ends_here: frozenset[bytes]
+    headers: list[Any], exchange: Exchange | None, ends_here: frozenset[bytes], *, vouched: bool
 ) -> tuple[Headers, Ended]:
-    """The same for headers in which names repeat, are not in lower case, or hold underscores."""
+    """The same for headers in which names repeat, are not in lower case, or have to be looked at."""
     passed: list[Any] = []
     ended: Ended = {}
     for pair in headers:
         name = pair[0].lower()
-        if name not in not_passed:
-            passed.append(pair)
-        elif name in ends_here:
+        if name in ends_here:
             ended.setdefault(name, []).append(pair[1])
+        elif name not in ALIASES:
+            passed.append(pair)
+    if not vouched:
+        passed = [*without_forwarded(passed)]
     if any(_UNDERSCORE in name for name, _ in passed):
         passed = _without_aliases(passed)
     if b"connection" in ended and not _USUAL_CONNECTION.issuperset(ended[b"connection"]):
@@ -135,7 +121,7 @@ def end_to_end_response(headers: Headers) -> Headers:
 
 def _without_named(passed: list[Any], connection: list[bytes], exchange: Exchange | None) -> Headers:
     """Less what `Connection` names: of what was received, not of what a middleware put beside it."""
-    named = _names_in(connection) - OURS
+    named = {name for name in _names_in(connection) if name not in OURS and not tells_of_client(name)}
     received = exchange.received if exchange is not None else None
     sent: Iterable[Any] = passed if received is None else received
     theirs = {(id(name), id(value)) for name, value in sent}
@@ -152,13 +138,19 @@ def _names_in(connection: list[bytes]) -> set[bytes]:
 
 
 def _without_aliases(passed: list[Any]) -> Headers:
-    """Less what is the same as another name to a service that speaks CGI: the one with hyphens stays."""
+    """Less what is the same as another name to a service that speaks CGI: the one with hyphens stays.
+
+    What tells of the client has only the one with hyphens.
+    """
     names = {name.lower() for name, _ in passed}
-    return [
-        pair
-        for pair in passed
-        if _UNDERSCORE not in pair[0] or pair[0].lower().replace(b"_", b"-") not in names
-    ]
+    kept: list[Any] = []
+    for pair in passed:
+        if _UNDERSCORE in pair[0]:
+            name = pair[0].lower().replace(b"_", b"-")
+            if name in names or tells_of_client(name):
+                continue
+        kept.append(pair)
+    return kept
 
 
 def forwarded_headers(

@@ -9,7 +9,7 @@ from asgi_gateway.asgi.paths import raw_request_path, without_prefix
 from asgi_gateway.context import EXCHANGE, STRIPPED_PREFIX, TRACE, TRUSTED_PEER
 from asgi_gateway.ids import RandomHex
 from asgi_gateway.proxy.forwarded import MakeForwarded
-from asgi_gateway.proxy.headers import VOUCHED, Ended, split_request
+from asgi_gateway.proxy.headers import Ended, split_request
 from asgi_gateway.proxy.transport import MalformedRequest
 from asgi_gateway.proxy.via import earlier_via
 from asgi_gateway.trace import TraceContext
@@ -53,7 +53,10 @@ class Outgoing:
         Raises `UpstreamError` for a request that goes in circles.
         """
         trace: TraceContext | None = scope.get(TRACE)
-        passed, ended = split_request(scope["headers"], scope.get(EXCHANGE), traced=trace is not None)
+        trusted: bool | None = scope.get(TRUSTED_PEER)  # None where nobody has looked at the peer
+        passed, ended = split_request(
+            scope["headers"], scope.get(EXCHANGE), traced=trace is not None, vouched=trusted is not None
+        )
         host = ended[b"host"][0] if b"host" in ended else b""
         peer = scope.get("client")
         facts = (
@@ -63,7 +66,7 @@ class Outgoing:
             host,
             scope.get(STRIPPED_PREFIX, b""),
         )
-        if scope.get(TRUSTED_PEER):
+        if trusted:
             stamp = self._make_stamp(facts, ended)
         else:
             stamp = self._stamp(facts) if len(host) <= _LONGEST_HOST else self._make_stamp(facts)
@@ -88,8 +91,6 @@ class Outgoing:
             prefix=prefix,
             trusted=ended is not None,
         )
-        if ended is not None:
-            made += [(name, value) for name in ended if name in VOUCHED for value in ended[name]]
         return [*made, (b"via", b"%b asgi-gateway" % version.encode("ascii"))]
 
     def target(self, scope: Scope) -> bytes:

@@ -31,17 +31,20 @@ class SharedBreakers:
         self._call = call
         self._clock = clock
         self._prefix = prefix
-        self._known: WeakKeyDictionary[CircuitBreaker, tuple[str, Callable[[], None]]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[CircuitBreaker, tuple[str, Callable[[float], None]]] = (
+            WeakKeyDictionary()
+        )
         self._following: asyncio.Task[None] | None = None
         self._telling: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def share(
-        self, name: str, breaker: CircuitBreaker, opened: Callable[[], None]
+        self, name: str, breaker: CircuitBreaker, opened: Callable[[float], None]
     ) -> Callable[[float | None], None]:
         """What a breaker's owner calls: with the seconds when it opened, with None when there is an answer.
 
-        `opened` is called where another process opened it.
+        `opened` is told the seconds where another process opened it, once where this one has several of the
+        name. A breaker is followed for as long as somebody has it, so `opened` must not lead to it.
         """
         digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
         key = f"{self._prefix.decode()}:breaker:{digest}"
@@ -65,7 +68,8 @@ class SharedBreakers:
         if not self._known or self._closed:
             return
         following, loop = self._following, asyncio.get_running_loop()
-        if following is None or following.get_loop() is not loop:  # that of another loop went with it
+        # That of another loop went with it; one that an exception of the event sink has ended begins again.
+        if following is None or following.done() or following.get_loop() is not loop:
             self._following = loop.create_task(self._follow())
 
     async def aclose(self) -> None:
@@ -89,14 +93,22 @@ class SharedBreakers:
     async def _follow(self) -> None:
         while True:
             await self._clock.sleep(INTERVAL)
-            await asyncio.gather(*(self._look(breaker, *known) for breaker, known in [*self._known.items()]))
+            keys = {key for key, _ in self._known.values()}
+            await asyncio.gather(*map(self._look, keys))
 
-    async def _look(self, breaker: CircuitBreaker, key: str, opened: Callable[[], None]) -> None:
+    async def _look(self, key: str) -> None:
         try:
             left = await self._call(key, b"PTTL", key.encode())
         except StoreUnavailable:
             return
+        if not isinstance(left, int) or left <= 0:
+            return
         now = self._clock.monotonic()
-        if isinstance(left, int) and left > 0 and breaker.state(now) != "open":
-            breaker.open_until(now + left / 1000 + _EARLIER, now)
-            opened()
+        until = now + left / 1000 + _EARLIER
+        told = None
+        for breaker, (known, opened) in [*self._known.items()]:
+            if known == key and breaker.state(now) != "open":
+                breaker.open_until(until, now)
+                told = opened
+        if told is not None:
+            told(until - now)

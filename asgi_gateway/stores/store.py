@@ -119,7 +119,7 @@ class Store:
         return self._asking(name, limits, (b"%d" % cost, b"reserve"), reserved)
 
     def breaker(
-        self, name: str, breaker: CircuitBreaker, opened: Callable[[], None]
+        self, name: str, breaker: CircuitBreaker, opened: Callable[[float], None]
     ) -> Callable[[float | None], None]:
         """Have a breaker open while one of the same `name` is open elsewhere; see `SharedBreakers.share`."""
         self._used = True

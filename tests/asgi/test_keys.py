@@ -12,7 +12,7 @@ from asgi_gateway.asgi.keys import (
     key_function,
     key_name,
 )
-from asgi_gateway.context import CLIENT_ADDRESS, SERVICE
+from asgi_gateway.context import CLIENT_ADDRESS, SERVICE, UNIX
 from asgi_gateway.testing import http_scope
 
 
@@ -48,6 +48,7 @@ def test_what_is_no_address_is_counted_as_it_is():
 
 def test_a_client_without_an_address_has_no_key():
     assert of_client(None) is None
+    assert by_client_address(http_scope(client=None, **{CLIENT_ADDRESS: UNIX})) is None
 
 
 def test_the_address_that_an_outer_layer_found_goes_before_the_peer():

@@ -1,6 +1,8 @@
 """The replayed body, message by message, against a receive that is given the messages."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable
 
 import pytest
@@ -127,6 +129,50 @@ async def test_once_released_it_keeps_nothing_and_reads_on():
     assert (body._kept, body.replayable) == ([], False)
     assert await read_body(reader) == b"bc"
     assert body._kept == []
+
+
+@given(
+    chunks=st.lists(st.binary(max_size=5), min_size=1, max_size=8),
+    read_before=st.integers(1, 8),
+    releases_at=st.integers(0, 8),
+)
+async def test_an_attempt_that_is_the_last_reads_it_whole_all_the_same(
+    chunks: list[bytes], read_before: int, releases_at: int
+):
+    """Whether it has read anything or not when its answer begins."""
+    body = body_of(*chunks)
+    first = body.reader()
+    for _ in range(min(read_before, len(chunks))):
+        await first()
+    last = body.reader()
+    got: list[bytes] = []
+    more = True
+    reads = 0
+    while more:
+        if reads == releases_at:
+            body.release()
+        reads += 1
+        message = await last()
+        got.append(message["body"])
+        more = message["more_body"]
+    assert b"".join(got) == b"".join(chunks)
+    assert await last() == DISCONNECT
+
+
+async def test_a_replayed_body_is_let_go_of_when_it_was_read():
+    class Piece(bytearray):
+        """What can be referred to weakly."""
+
+    client = Client(b"")
+    client.messages[0]["body"] = Piece(b"ab")
+    kept = weakref.ref(client.messages[0]["body"])
+    body = ReplayableBody(client.receive, 100)
+    await read_body(body.reader())
+    last = body.reader()
+    body.release()
+    assert (await last())["body"] == b"ab"
+    gc.collect()
+    assert kept() is None
 
 
 async def test_a_piece_that_was_awaited_when_it_was_released_is_not_kept():

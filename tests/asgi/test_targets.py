@@ -4,7 +4,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from asgi_gateway.asgi.targets import ServiceName, Target, target_app
-from asgi_gateway.context import EXCHANGE, SERVICE
+from asgi_gateway.context import EXCHANGE, SERVICE, STRIPPED_PREFIX
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.testing import ScriptedApp, request
 from asgi_gateway.types import Receive, Scope, Send
@@ -19,6 +19,14 @@ def test_a_text_becomes_a_service_name_and_an_app_stays() -> None:
 
 async def test_an_app_is_called_as_it_is() -> None:
     assert (await request(target_app(ScriptedApp(204), Runtime()))).status == 204
+
+
+async def test_for_an_app_a_stripped_prefix_becomes_part_of_its_root_path() -> None:
+    app, prefix = ScriptedApp(200), {STRIPPED_PREFIX: b"/caf\xc3\xa9"}
+    await request(target_app(app, Runtime()), path="/root/caf\xe9/x", root_path="/root", **prefix)
+    [inner] = app.calls
+    assert (inner["root_path"], inner["path"]) == ("/root/caf\xe9", "/root/caf\xe9/x")
+    assert STRIPPED_PREFIX not in inner
 
 
 async def test_a_name_leads_to_the_chain_that_the_service_has_now() -> None:

@@ -77,8 +77,8 @@ def kept_awake() -> Iterator[None]:
     """Neither core goes to sleep within the block: a loop of the lowest priority keeps each busy.
 
     A loop under ``SCHED_IDLE`` gives way at once to whatever else wants the core (sched(7)). What is measured
-    is then the programs, without the time that a sleeping core takes to wake up, which on a virtual machine is
-    most of what an event costs.
+    is then the programs, without the time that a sleeping core takes to wake up, which on a virtual machine
+    is most of what an event costs.
     """
     loops = [
         subprocess.Popen(on_core(core, ["chrt", "--idle", "0", sys.executable, "-c", "while True: pass"]))

@@ -5,6 +5,7 @@ end no connection, task, descriptor or memory is left behind.
 """
 
 import asyncio
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -149,6 +150,9 @@ async def commit(walk: Walk, name: str, expected: tuple[Outcome, ...]) -> None:
 async def test_every_fault_of_a_service_is_survived(server: str, tmp_path: Path) -> None:
     async with services_elsewhere(tmp_path) as elsewhere:
         services = {name: Service(handler) for name, handler in HERE.items()} | elsewhere
+        if server in LEFT and sys.version_info >= (3, 12):
+            # From 3.12 on it waits at its end for the connections that it has left behind.
+            services = {name: service for name, service in services.items() if name not in BESIDE_AN_UPLOAD}
         async with Walk.over(SERVERS[server], services, tmp_path, left=LEFT.get(server, {})) as walk:
             different = DIFFERENT.get(server, {})
             await asyncio.gather(

@@ -163,11 +163,14 @@ async def test_a_strangers_word_of_where_it_comes_from_is_replaced_by_ours(wire:
 )
 async def test_a_trusted_peers_chain_grows_by_the_peer(wire: Wire, lines: list[bytes], chain: bytes) -> None:
     more = [b"X-Forwarded-Proto: https", b"X-Forwarded-Host: edge.example", b"X-Forwarded-Client-Cert: cn=a"]
+    more += [b"X-Real-IP: 1.1.1.1", b"X-Forwarded-Port: 443", b"X_Real_IP: 6.6.6.6"]
     sent = await wire.sent(get(b"/plain/x", *lines, *more), source=TRUSTED)
     assert sent.all("x-forwarded-for") == [chain]
     assert sent.all("x-forwarded-proto") == [b"https"]
     assert sent.all("x-forwarded-host") == [b"edge.example"]
     assert sent.all("x-forwarded-client-cert") == [b"cn=a"]
+    assert (sent.all("x-real-ip"), sent.all("x-forwarded-port")) == ([b"1.1.1.1"], [b"443"])
+    assert sent.all("x_real_ip") == []
 
 
 @pytest.mark.parametrize(

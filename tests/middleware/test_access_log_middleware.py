@@ -485,6 +485,40 @@ def test_where_nobody_configures_logging_the_lines_go_to_standard_output() -> No
     assert done.stderr == ""
 
 
+CONFIGURED_AT_STARTUP = """
+import asyncio, logging, sys
+from contextlib import asynccontextmanager
+from starlette.applications import Starlette
+from asgi_gateway.middleware import AccessLogMiddleware
+from asgi_gateway.testing import request
+@asynccontextmanager
+async def lifespan(app):
+    logging.basicConfig(stream=sys.stderr, level="INFO", format="%(name)s")
+    yield
+app = Starlette(lifespan=lifespan)
+app.add_middleware(AccessLogMiddleware)
+async def main():
+    events = asyncio.Queue()
+    started = asyncio.Event()
+    async def send(message):
+        started.set()
+    running = asyncio.ensure_future(app({"type": "lifespan", "state": {}}, events.get, send))
+    await events.put({"type": "lifespan.startup"})
+    await started.wait()
+    await request(app)
+    await events.put({"type": "lifespan.shutdown"})
+    await running
+asyncio.run(main())
+"""
+
+
+def test_an_application_may_configure_logging_as_it_starts() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CONFIGURED_AT_STARTUP], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "asgi_gateway.access\n")
+
+
 def test_a_logger_needs_a_name() -> None:
     with pytest.raises(ValidationError):
         AccessLogMiddleware(ScriptedApp(200), logger="")

@@ -191,6 +191,65 @@ async def test_answers_that_break_off_open_it(error: Exception, runtime: Runtime
     assert len(app.calls) == 5
 
 
+START: Message = {"type": "http.response.start", "status": 200, "headers": []}
+LAST: Message = {"type": "http.response.body", "body": b"whole"}
+TRAILERS: Message = {"type": "http.response.trailers", "headers": []}
+
+
+def raising_after(*messages: Message) -> ASGIApp:
+    """An app that says all this and then has a bug, as a background task of a framework may."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in messages:
+            await send(message)
+        raise KeyError("bug")
+
+    return app
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (START, LAST),
+        (START, {"type": "http.response.pathsend", "path": "/file"}),
+        ({**START, "trailers": True}, LAST, TRAILERS),
+    ],
+    ids=["body", "file", "trailers"],
+)
+async def test_what_goes_wrong_after_a_whole_answer_is_no_failure(
+    messages: tuple[Message, ...], runtime: Runtime
+):
+    breaker = CircuitBreakerMiddleware(raising_after(*messages), failure_threshold=1, runtime=runtime)
+    with pytest.raises(KeyError):
+        await request(breaker)
+    assert breaker.policy.state(runtime.clock.monotonic()) == "closed"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (START,),
+        (START, {**LAST, "more_body": True}),
+        ({**START, "trailers": True}, LAST),
+        ({**START, "trailers": True}, LAST, {**TRAILERS, "more_trailers": True}),
+    ],
+    ids=["no body", "part of a body", "no trailers", "part of the trailers"],
+)
+async def test_what_goes_wrong_before_the_last_of_an_answer_is_one(
+    messages: tuple[Message, ...], runtime: Runtime
+):
+    breaker = CircuitBreakerMiddleware(raising_after(*messages), failure_threshold=1, runtime=runtime)
+    assert await ask(breaker, 2) == [0, 503]
+
+
+async def test_a_whole_answer_forgives_broken_ones_whatever_comes_after_it(runtime: Runtime):
+    broken, whole = breaking_off(ResponseAborted(RESET)), raising_after(START, LAST)
+    breaker = CircuitBreakerMiddleware(
+        ScriptedApp(broken, whole, broken, 200), failure_threshold=2, runtime=runtime
+    )
+    assert await ask(breaker, 4) == [0, 0, 0, 200]
+
+
 async def test_answers_that_end_whole_forgive_broken_ones(runtime: Runtime):
     broken = breaking_off(ResponseAborted(RESET))
     app = ScriptedApp(broken, 200, broken, 200, broken, 200)
@@ -442,6 +501,14 @@ async def test_a_share_of_failures_opens_it(runtime: Runtime):
     )
     assert await ask(breaker, 5) == [200, 500, 200, 500, 503]
     assert len(app.calls) == 4
+
+
+async def test_a_service_of_which_every_answer_breaks_off_has_failed_every_time(runtime: Runtime):
+    app = ScriptedApp(breaking_off(ResponseAborted(RESET)))
+    breaker = CircuitBreakerMiddleware(
+        app, failure_threshold=None, failure_ratio=1, minimum_calls=4, runtime=runtime
+    )
+    assert await ask(breaker, 5) == [0, 0, 0, 0, 503]
 
 
 async def test_slow_answers_open_it(runtime: Runtime, clock: ManualClock):

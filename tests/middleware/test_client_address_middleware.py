@@ -192,6 +192,18 @@ def test_one_entry_alone_must_still_be_a_list() -> None:
         ClientAddressMiddleware(ScriptedApp(200), trusted_proxies="10.0.0.0/8")
 
 
+@pytest.mark.parametrize("headers", [(), ((b"x-own", b"1"),), ([b"x-real-ip", b"6.6.6.6"], [b"x-own", b"1"])])
+async def test_headers_need_be_no_list(headers: Any) -> None:
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    scope = {"type": "http", "headers": headers, "client": None}
+    await ClientAddressMiddleware(app)(scope, None, None)  # type: ignore[arg-type]
+    assert [*map(tuple, seen[0]["headers"])] == [(b"x-own", b"1")] * bool(headers)
+
+
 async def test_a_websocket_is_treated_alike() -> None:
     scope = await inner_scope(b"203.0.113.9", type="websocket")
     assert scope[CLIENT_ADDRESS] == "203.0.113.9"

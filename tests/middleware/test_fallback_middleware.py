@@ -10,13 +10,20 @@ from asgi_gateway.errors import ClientDisconnected, Failure, ResponseAborted
 from asgi_gateway.middleware import (
     CircuitBreakerMiddleware,
     FallbackMiddleware,
-    FaultMiddleware,
     RateLimitMiddleware,
     RetryMiddleware,
 )
 from asgi_gateway.problem import Problem
 from asgi_gateway.runtime import Runtime
-from asgi_gateway.testing import Conversation, ManualClock, ScriptedApp, http_scope, request, settle
+from asgi_gateway.testing import (
+    Conversation,
+    ManualClock,
+    ScriptedApp,
+    http_scope,
+    read_body,
+    request,
+    settle,
+)
 from asgi_gateway.types import Receive, Scope, Send
 
 LENGTH = [(b"content-length", b"4")]
@@ -34,6 +41,15 @@ async def test_a_failure_leads_to_the_next_with_the_same_body(status: int) -> No
     app = FallbackMiddleware(first, targets=[second])
     answer = await request(app, "POST", body=[b"ab", b"cd"], headers=LENGTH)
     assert (answer.status, first.bodies, second.bodies) == (200, [b"abcd"], [b"abcd"])
+
+
+async def test_a_target_that_answers_before_it_reads_gets_the_same_body() -> None:
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": await read_body(receive)})
+
+    app = FallbackMiddleware(ScriptedApp(503), targets=[echo])
+    assert (await request(app, "POST", body=[b"ab", b"cd"], headers=LENGTH)).body == b"abcd"
 
 
 @pytest.mark.parametrize("status", [200, 404, 429, 501])
@@ -91,7 +107,7 @@ async def test_other_refusals_of_what_guards_the_service_fall_back(kind: str) ->
 
 
 async def test_a_connection_broken_before_the_answer_falls_back() -> None:
-    broken_off = FaultMiddleware(ScriptedApp(200), abort={"reset": True})
+    broken_off = ScriptedApp(ResponseAborted(Failure("reset", "upstream", request_sent=True)))
     assert (await request(FallbackMiddleware(broken_off, targets=[ScriptedApp(201)]))).status == 201
 
 

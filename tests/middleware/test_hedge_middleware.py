@@ -292,6 +292,29 @@ async def test_an_exception_of_the_first_ends_the_request(
     assert app.ended[1] == "cancelled"
 
 
+@pytest.mark.parametrize("ending", ["an exception", "a cancellation"])
+async def test_a_second_attempt_that_answers_when_the_request_is_over_is_not_heard(
+    ending: str, app: Attempts, clock: ManualClock, runtime: Runtime
+):
+    async def stubborn(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await answering(200)(scope, receive, send)
+
+    async with asking(hedging(app, runtime)) as talk:
+        await clock.advance(1)
+        app.answer(1, stubborn)
+        await settle()
+        if ending == "an exception":
+            app.answer(0, raising)
+        else:
+            talk.cancel()
+        with pytest.raises(KeyError if ending == "an exception" else asyncio.CancelledError):
+            await talk.finish()
+        assert talk.answer.messages == []
+
+
 async def test_an_exception_of_the_second_loses(
     app: Attempts, clock: ManualClock, runtime: Runtime, caplog: pytest.LogCaptureFixture
 ):
@@ -434,6 +457,22 @@ async def test_both_attempts_get_the_identical_body(app: Attempts, clock: Manual
     async with asking(hedging(app, runtime), "PUT", body=b"one two"):
         await clock.advance(1)
         assert app.bodies == {0: b"one two", 1: b"one two"}
+
+
+async def test_a_second_attempt_that_answers_before_it_reads_gets_the_whole_body(
+    clock: ManualClock, runtime: Runtime
+):
+    async def late(scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        await asyncio.Event().wait()
+
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": await read_body(receive)})
+
+    async with asking(hedging(ScriptedApp(late, echo), runtime), "PUT", body=b"ab") as talk:
+        await clock.advance(1)
+        assert (await talk.finish()).body == b"ab"
 
 
 async def test_a_body_that_is_still_coming_is_not_hedged(app: Attempts, clock: ManualClock, runtime: Runtime):

@@ -1,22 +1,28 @@
 """Mirror by raw ASGI."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
+from asgi_lifespan import LifespanManager
 
+from asgi_gateway import Gateway
+from asgi_gateway.asgi.calls import direct
 from asgi_gateway.context import ATTEMPT, DEADLINE, EXCHANGE, ON_DISCONNECT, Exchange
-from asgi_gateway.middleware import MirrorMiddleware
+from asgi_gateway.middleware import MirrorMiddleware, RequestIdMiddleware
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.testing import (
     Conversation,
     ManualClock,
     ScriptedApp,
+    Upstream,
+    behaviours,
     http_scope,
     read_body,
     request,
     settle,
 )
-from asgi_gateway.types import Receive, Scope, Send
+from asgi_gateway.types import ASGIApp, Receive, Scope, Send
 
 CHUNKED = [(b"transfer-encoding", b"chunked")]
 
@@ -42,6 +48,30 @@ async def test_the_copy_is_the_request_with_a_mark_and_an_exchange_of_its_own() 
     assert scope[EXCHANGE] is not exchange
     assert exchange.failure is None
     assert not {DEADLINE, ATTEMPT, ON_DISCONNECT} & scope.keys()
+
+
+async def test_a_client_cannot_have_the_mark_taken_off() -> None:
+    async with Upstream(behaviours.answer()) as upstream:
+        gateway = Gateway(
+            {
+                "version": 1,
+                "services": {
+                    "main": {
+                        "url": upstream.url,
+                        "routes": [{"path": "/*"}],
+                        "middleware": [{"mirror": {"target": "next"}}],
+                    },
+                    "next": {"url": upstream.url},
+                },
+            }
+        )
+        async with LifespanManager(gateway):
+            await request(gateway, headers=[(b"connection", b"x-mine, x-gateway-mirror"), (b"x-mine", b"1")])
+            async with asyncio.timeout(5):
+                while len(upstream.requests) < 2:
+                    await asyncio.sleep(0.01)
+    assert sorted(sent.all("x-gateway-mirror") for sent in upstream.requests) == [[], [b"true"]]
+    assert [sent.all("x-mine") for sent in upstream.requests] == [[], []]
 
 
 @pytest.mark.parametrize("target", [hanging, ScriptedApp(ValueError("bug")), ScriptedApp(503)])
@@ -136,7 +166,9 @@ async def test_the_share_is_drawn() -> None:
     assert [scope["path"] for scope in copies.calls] == ["/0", "/2"]
 
 
-async def test_the_end_of_the_lifespan_ends_the_copies() -> None:
+@pytest.mark.parametrize("entrance", [lambda app: app, direct, RequestIdMiddleware])
+async def test_the_end_of_the_lifespan_ends_the_copies(entrance: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Whatever stands outside, and calls the form that costs least."""
     before = asyncio.all_tasks()
     app = MirrorMiddleware(ScriptedApp(200), target=hanging)
     await request(app)
@@ -145,7 +177,7 @@ async def test_the_end_of_the_lifespan_ends_the_copies() -> None:
     async def ending(scope: Scope, receive: Receive, send: Send) -> None: ...
 
     app.app = ending
-    await app({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    await entrance(app)({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
     assert asyncio.all_tasks() == before
 
 

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from asgi_gateway.context import CLIENT_ADDRESS, EXCHANGE, SERVICE, Exchange
+from asgi_gateway.middleware.client_address import ClientAddressMiddleware
 from asgi_gateway.middleware.rate_limit import RateLimitMiddleware
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.testing import (
@@ -219,6 +220,20 @@ async def test_clients_without_an_address_are_counted_together_and_it_says_so(
     assert [record.message for record in caplog.records] == [
         "requests without a client address are counted together"
     ]
+
+
+async def test_behind_client_address_a_peer_on_a_unix_socket_has_no_key_either(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+):
+    """Such a peer is a proxy that nobody trusted, so all of its clients look alike."""
+    strict = ClientAddressMiddleware(limited(runtime, limit="1/minute", on_missing_key="reject"))
+    assert await ask(strict, 2, client=None) == [400, 400]
+    with caplog.at_level(logging.WARNING):
+        assert await ask(ClientAddressMiddleware(limited(runtime, limit="1/minute")), 2, client=None) == [
+            200,
+            429,
+        ]
+    assert "requests without a client address are counted together" in caplog.text
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/static/a.css"])

@@ -439,6 +439,15 @@ async def test_every_attempt_gets_the_identical_body(size: int):
     assert app.bodies == [body] * 3
 
 
+async def test_an_attempt_that_answers_before_it_reads_gets_the_whole_body():
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": await read_body(receive)})
+
+    app = retrying(ScriptedApp(503, echo))
+    assert (await request(app, "PUT", body=[b"ab", b"cd"], headers=with_length(b"abcd"))).body == b"abcd"
+
+
 async def test_a_chunked_body_is_replayed():
     app = ScriptedApp(503, 200)
     await request(retrying(app), "PUT", body=[b"one ", b"two"], headers=[(b"transfer-encoding", b"chunked")])
@@ -877,6 +886,28 @@ async def test_an_answer_that_has_begun_is_never_cut(clock: ManualClock):
         await clock.advance(500)
         more.set()
         assert (await talk.finish()).body == b"late"
+
+
+@pytest.mark.parametrize("statuses", [[503], [503, 504]])
+async def test_the_unwinding_of_an_attempt_that_is_retried_is_not_cut(
+    statuses: list[int], clock: ManualClock
+):
+    async def slow_to_close(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            start = {"type": "http.response.start", "status": 503, "headers": [(b"retry-after", b"7")]}
+            await send(start)
+        finally:
+            await clock.sleep(6)
+
+    app = ScriptedApp(slow_to_close, 200)
+    budget = Budget(ratio=0, min_per_second=0.1, window=10)
+    retry = retrying(app, clock, per_attempt_timeout=5, statuses=statuses, budget=budget)
+    async with asking(retry) as talk:
+        await clock.advance(6)
+        assert clock.pending == [7]
+        await clock.advance(7)
+        assert (await talk.finish()).status == 200
+    assert len(app.calls) == 2
 
 
 async def test_inner_layers_see_why_the_attempt_was_cancelled(clock: ManualClock):

@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from asgi_gateway import ConfigError, Gateway
 from asgi_gateway.context import EXCHANGE, ON_DISCONNECT, Exchange
-from asgi_gateway.errors import ResponseAborted
 from asgi_gateway.middleware import (
     CircuitBreakerMiddleware,
     FallbackMiddleware,
@@ -132,9 +131,27 @@ async def test_an_abort_answers_and_is_marked() -> None:
     assert (answer.status, answer.header("x-gateway-fault")) == (502, "abort")
 
 
-async def test_a_reset_breaks_the_connection() -> None:
-    with pytest.raises(ResponseAborted):
-        await request(FaultMiddleware(ScriptedApp(200), abort={"reset": True}))
+async def test_a_reset_is_answered_as_the_services_own_is() -> None:
+    answer = await request(FaultMiddleware(ScriptedApp(200), abort={"reset": True}))
+    assert (answer.status, answer.header("x-gateway-error")) == (502, "upstream_reset")
+    assert answer.header("x-gateway-fault") == "abort"
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("POST", 502)])
+async def test_a_reset_is_retried_as_the_services_own_is(method: str, status: int) -> None:
+    """Where the service may have acted on it, only what may be repeated."""
+    drawn = iter([0.0, 0.9])
+    once = Runtime(random=lambda: next(drawn))
+    fault = FaultMiddleware(ScriptedApp(200), abort={"reset": True, "share": 0.5}, runtime=once)
+    assert (await request(RetryMiddleware(fault, backoff={"initial": 0}), method)).status == status
+
+
+async def test_a_reset_is_a_failure_of_the_service_to_a_fallback_and_a_breaker() -> None:
+    fault = FaultMiddleware(ScriptedApp(200), abort={"reset": True})
+    assert (await request(FallbackMiddleware(fault, targets=[ScriptedApp(201)]))).status == 201
+    breaker = CircuitBreakerMiddleware(fault, failure_threshold=1)
+    told = [(await request(breaker)).header("x-gateway-error") for _ in range(2)]
+    assert told == ["upstream_reset", "circuit_open"]
 
 
 @pytest.mark.parametrize(

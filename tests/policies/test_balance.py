@@ -127,6 +127,15 @@ def test_the_busiest_of_many_is_never_chosen() -> None:
     assert chosen(LeastInFlight(), among) == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0], rel=0.05)
 
 
+def test_a_light_one_that_is_idle_is_not_drawn_as_often_as_a_heavy_one() -> None:
+    """One that comes back slowly would else get a tenth of all requests from the first moment on."""
+    among = members(0.1, 1, 1, 1, 1, 1, 1, 1, 1, 1)
+    for member in among[1:]:
+        member.in_flight = 5
+    twice_drawn = 0.1 / 9.1 + 9 / 9.1 * 0.1 / 8.1
+    assert chosen(LeastInFlight(), among)[0] == pytest.approx(twice_drawn, rel=0.15)
+
+
 def test_requests_that_stay_fill_endpoints_by_weight() -> None:
     among = members(1, 2, 5)
     candidates, chance = Candidates(among), random.Random(2).random

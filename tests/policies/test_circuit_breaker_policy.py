@@ -126,13 +126,21 @@ def test_releasing_after_a_verdict_frees_no_second_place():
     assert isinstance(breaker.acquire(60.0), Rejected)
 
 
-@pytest.mark.parametrize("report", ["succeeded", "failed", "broken"])
-def test_results_of_an_earlier_state_are_ignored(report: str):
+@pytest.mark.parametrize(
+    "report",
+    [
+        lambda breaker, permit: breaker.succeeded(permit, 60.0),
+        lambda breaker, permit: breaker.failed(permit, 60.0),
+        lambda breaker, permit: breaker.broken(permit, 60.0, 0.0),
+    ],
+    ids=["succeeded", "failed", "broken"],
+)
+def test_results_of_an_earlier_state_are_ignored(report: Any):
     breaker = CircuitBreaker(5, MINUTE)
     slow = admitted(breaker, 0.0)
     fail(breaker, 0.0, 5)
     probe = admitted(breaker, 60.0)
-    assert getattr(breaker, report)(slow, 60.0) is None
+    assert report(breaker, slow) is None
     assert breaker.state(60.0) == "half_open"
     assert breaker.succeeded(probe, 60.0) == "closed"
 
@@ -151,23 +159,23 @@ def test_answers_that_begin_well_and_break_off_open_it():
     for last in (False, False, False, False, True):
         permit = admitted(breaker, 0.0)
         assert breaker.succeeded(permit, 0.0) is None
-        assert breaker.broken(permit, 0.0) == ("open" if last else None)
+        assert breaker.broken(permit, 0.0, 0.0) == ("open" if last else None)
 
 
 def test_an_answer_that_ends_whole_forgives_the_broken_ones():
     breaker = CircuitBreaker(failure_threshold=2)
     for _ in range(3):
         broken, whole = admitted(breaker, 0.0), admitted(breaker, 0.0)
-        assert breaker.broken(broken, 0.0) is None
+        assert breaker.broken(broken, 0.0, 0.0) is None
         breaker.completed(whole)
     assert breaker.state(0.0) == "closed"
 
 
 def test_an_answer_that_only_began_does_not_forgive_broken_ones():
     breaker = CircuitBreaker(failure_threshold=2)
-    breaker.broken(admitted(breaker, 0.0), 0.0)
+    breaker.broken(admitted(breaker, 0.0), 0.0, 0.0)
     breaker.succeeded(admitted(breaker, 0.0), 0.0)
-    assert breaker.broken(admitted(breaker, 0.0), 0.0) == "open"
+    assert breaker.broken(admitted(breaker, 0.0), 0.0, 0.0) == "open"
 
 
 def test_an_answer_from_before_an_outage_forgives_nothing_when_it_ends():
@@ -175,22 +183,22 @@ def test_an_answer_from_before_an_outage_forgives_nothing_when_it_ends():
     slow = admitted(breaker, 0.0)
     fail(breaker, 0.0, 2)
     breaker.succeeded(admitted(breaker, 60.0), 60.0)
-    breaker.broken(admitted(breaker, 60.0), 60.0)
+    breaker.broken(admitted(breaker, 60.0), 60.0, 60.0)
     breaker.completed(slow)
-    assert breaker.broken(admitted(breaker, 60.0), 60.0) == "open"
+    assert breaker.broken(admitted(breaker, 60.0), 60.0, 60.0) == "open"
 
 
 def test_broken_answers_of_an_earlier_outage_are_forgotten():
     breaker = CircuitBreaker(failure_threshold=2)
     for _ in range(2):
-        breaker.broken(admitted(breaker, 0.0), 0.0)
+        breaker.broken(admitted(breaker, 0.0), 0.0, 0.0)
     breaker.succeeded(admitted(breaker, 60.0), 60.0)
-    assert breaker.broken(admitted(breaker, 60.0), 60.0) is None
+    assert breaker.broken(admitted(breaker, 60.0), 60.0, 60.0) is None
 
 
 def test_broken_answers_and_failures_count_together():
     breaker = CircuitBreaker(failure_threshold=2)
-    assert breaker.broken(admitted(breaker, 0.0), 0.0) is None
+    assert breaker.broken(admitted(breaker, 0.0), 0.0, 0.0) is None
     assert fail(breaker, 0.0) == "open"
 
 
@@ -198,7 +206,7 @@ def test_a_probe_that_breaks_off_before_the_others_are_done_opens_it():
     breaker = opened(probes=2)
     first = admitted(breaker, 60.0)
     breaker.succeeded(first, 60.0)
-    assert breaker.broken(first, 61.0) == "open"
+    assert breaker.broken(first, 61.0, 60.0) == "open"
 
 
 def test_probes_that_say_nothing_for_a_period_let_others_try():
@@ -230,7 +238,7 @@ def test_it_is_untroubled_until_something_fails_and_again_once_that_is_forgiven(
     permit = admitted(breaker, 0.0)
     assert breaker.untroubled is permit
     breaker.failed(permit, 0.0)
-    breaker.broken(permit, 0.0)
+    breaker.broken(permit, 0.0, 0.0)
     assert breaker.untroubled is None
     breaker.succeeded(permit, 0.0)
     assert breaker.untroubled is None  # what broke off is only forgiven by an answer that ends whole
@@ -322,7 +330,7 @@ class AnyHistory(RuleBasedStateMachine):
             self.breaker.completed(permit)
             self.broken = 0 if counted else self.broken
             return
-        state = self.breaker.broken(permit, self.now)
+        state = self.breaker.broken(permit, self.now, self.now)
         self.broken += counted
         if permit.state == "closed":
             assert (state == "open") == (counted and self.in_a_row + self.broken == 3)
@@ -405,8 +413,8 @@ def test_closed_again_it_counts_from_nothing():
     assert [call(breaker, 61.0, good=False) for _ in range(3)] == [None] * 3
 
 
-def slow_watching(**options: float) -> CircuitBreaker:
-    rules = BreakRules(None, 0.5, 2.0, window=10.0, minimum_calls=2)
+def slow_watching(minimum_calls: int = 2, **options: float) -> CircuitBreaker:
+    rules = BreakRules(None, 0.5, 2.0, window=10.0, minimum_calls=minimum_calls)
     return CircuitBreaker(None, MINUTE, rules=rules, **options)  # type: ignore[arg-type]
 
 
@@ -424,13 +432,52 @@ def test_a_slow_probe_is_a_bad_one_where_slow_calls_count():
     assert call(breaker, 121.0, seconds=1.0) == "closed"
 
 
-def test_an_answer_that_breaks_off_counts_as_a_failure_of_the_window_too():
+def broken_off(breaker: CircuitBreaker, began: float, ended: float, seconds: float = 0.0) -> str | None:
+    permit = admitted(breaker, began)
+    assert breaker.succeeded(permit, began, seconds) is None
+    return breaker.broken(permit, ended, began)
+
+
+def test_a_slow_probe_that_breaks_off_is_one_bad_probe():
+    breaker = slow_watching(probes=5, probes_to_close=2)
+    call(breaker, 1.0, seconds=3.0)
+    call(breaker, 1.0, seconds=3.0)
+    slow = admitted(breaker, 61.0)
+    assert breaker.succeeded(slow, 64.0, 3.0) is None
+    assert breaker.broken(slow, 65.0, 64.0) is None
+    assert [call(breaker, 65.0, good=False) for _ in range(2)] == [None] * 2  # three of five
+    assert [call(breaker, 65.0) for _ in range(2)] == [None, "closed"]
+
+
+def test_an_answer_that_breaks_off_is_one_call_that_failed():
+    breaker = by_ratio(1.0)
+    assert [broken_off(breaker, 1.0, 1.0) for _ in range(4)] == [None, None, None, "open"]
     breaker = by_ratio(0.6)
-    for _ in range(2):
-        permit = admitted(breaker, 1.0)
+    assert [call(breaker, 1.0) for _ in range(2)] == [None] * 2
+    assert [broken_off(breaker, 1.0, 1.0) for _ in range(3)] == [None, None, "open"]  # three of five
+
+
+def test_an_answer_that_breaks_off_is_one_call_towards_the_minimum():
+    breaker = by_ratio(0.95, minimum_calls=10)
+    assert [broken_off(breaker, 1.0, 1.0) for _ in range(10)] == [None] * 9 + ["open"]
+
+
+def test_a_slow_answer_that_breaks_off_is_one_slow_call():
+    breaker = slow_watching(minimum_calls=4)
+    assert broken_off(breaker, 1.0, 1.0, 3.0) is None
+    assert [call(breaker, 1.0) for _ in range(2)] == [None] * 2
+    assert call(breaker, 1.0, seconds=3.0) == "open"  # two of four
+
+
+def test_answers_that_break_off_long_after_they_began_are_calls_of_now():
+    breaker = by_ratio(0.5)
+    streams = [admitted(breaker, 1.0) for _ in range(4)]
+    for permit in streams:
         breaker.succeeded(permit, 1.0)
-        breaker.broken(permit, 1.0)
-    assert call(breaker, 1.0, good=False) == "open"  # three of five
+    for _ in range(5):
+        call(breaker, 60.0)
+    assert [breaker.broken(permit, 60.0, 1.0) for permit in streams] == [None] * 4  # four of nine
+    assert call(breaker, 61.0, good=False) == "open"
 
 
 # How many probes, for how long

@@ -211,8 +211,14 @@ def test_without_a_limit_next_to_nothing_is_useful() -> None:
     assert useful_share(SERVICES["always the same"], None) < 0.1
 
 
+@pytest.mark.parametrize(("bounds", "first"), [({}, 20), ({"max": 10}, 10), ({"min": 30}, 30)])
+def test_bounds_alone_are_enough(bounds: dict[str, int], first: int) -> None:
+    assert AdaptiveLimit(Adaptive(latency=1.0, **bounds)).limit == first
+
+
 @pytest.mark.parametrize(
-    "options", [{"min": 0}, {"initial": 2000}, {"decrease": 1.0}, {"min": 30}, {"initial": 30, "max": 20}]
+    "options",
+    [{"min": 0}, {"initial": 2000}, {"decrease": 1.0}, {"min": 30, "max": 20}, {"initial": 30, "max": 20}],
 )
 def test_bounds_that_cannot_hold_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must lie"):

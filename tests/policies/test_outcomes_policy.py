@@ -7,21 +7,38 @@ from asgi_gateway.policies.outcomes import SLICES, Outcomes
 
 WINDOW = 10.0
 
-calls = st.lists(st.tuples(st.floats(0, 8), st.booleans(), st.booleans()), max_size=60)
+calls = st.lists(st.tuples(st.floats(0, 8), st.booleans(), st.booleans(), st.booleans()), max_size=60)
 
 
-@given(start=st.floats(0, 1e6), calls=calls)
-def test_it_counts_what_a_list_of_all_calls_says(start: float, calls: list[tuple[float, bool, bool]]) -> None:
-    outcomes, now, everything = Outcomes(WINDOW), start, []
-    width = WINDOW / SLICES
-    for passed, failed, slow in calls:
+@given(start=st.floats(0, 1e6), calls=calls, data=st.data())
+def test_it_counts_what_a_list_of_all_calls_says(
+    start: float, calls: list[tuple[float, bool, bool, bool]], data: st.DataObject
+) -> None:
+    outcomes, now = Outcomes(WINDOW), start
+    good: list[float] = []
+    ended: list[float] = []
+    failures: list[float] = []
+    slow_ones: list[float] = []
+
+    def recent(times: list[float]) -> int:
+        width = WINDOW / SLICES
+        return sum(time // width > now // width - SLICES for time in times)
+
+    for passed, failed, slow, after_all in calls:
         now += passed
-        outcomes.add(now, failed=failed, slow=slow)
-        everything.append((int(now // width), failed, slow))
-        recent = [call for call in everything if call[0] > int(now // width) - SLICES]
-        assert outcomes.calls == len(recent)
-        assert outcomes.failed == sum(failed for _, failed, _ in recent)
-        assert outcomes.slow == sum(slow for _, _, slow in recent)
+        if after_all and good:
+            began = good.pop(data.draw(st.integers(0, len(good) - 1)))
+            outcomes.fail(now, began)
+            ended.remove(began)
+            failures.append(now)
+        else:
+            outcomes.add(now, failed=failed, slow=slow)
+            (failures if failed else good).append(now)
+            slow_ones += [now] * slow
+        ended.append(now)
+        assert outcomes.calls == recent(ended)
+        assert outcomes.failed == recent(failures) <= outcomes.calls
+        assert outcomes.slow == recent(slow_ones)
 
 
 def test_all_is_forgotten_after_the_window() -> None:

@@ -48,6 +48,12 @@ def test_a_weight_of_zero_is_never_chosen(weights: list[float], key: str) -> Non
     assert Split(named([0.0, *weights])).choose(random.random, key) != 0
 
 
+def test_a_name_has_one_weight() -> None:
+    """With a key it would have the larger of two, without one their sum."""
+    with pytest.raises(ValueError, match="'a' is there twice: give it the sum of both weights"):
+        Split([("", 1.0), ("a", 1.0), ("b", 1.0), ("a", 2.0)])
+
+
 def test_something_must_have_a_weight() -> None:
     with pytest.raises(ValueError, match="no weight is above 0"):
         Split([("a", 0)])
@@ -57,12 +63,12 @@ def test_something_must_have_a_weight() -> None:
 def test_a_fault_happens_below_its_share(share: float, drawn: float) -> None:
     fault = Fault(Delay(2.0, share), Abort(share=share))
     assert (fault.seconds(lambda: drawn) == 2.0) == (drawn < share)
-    assert (fault.aborts(lambda: drawn) is not None) == (drawn < share)
+    assert fault.aborts(lambda: drawn) == (drawn < share)
 
 
 def test_no_fault_draws_nothing() -> None:
     assert Fault().seconds(lambda: 1 / 0) == 0
-    assert Fault().aborts(lambda: 1 / 0) is None
+    assert Fault().aborts(lambda: 1 / 0) is False
 
 
 @pytest.mark.parametrize("wrong", [{"share": 1.1}, {"status": 200}, {"status": 503, "reset": True}])

@@ -123,6 +123,56 @@ async def test_forwarded_headers_of_a_stranger_are_replaced(make_proxy: MakeProx
     }
 
 
+STRANGE: list[list[tuple[bytes, bytes]]] = [
+    [(b"x-forwarded-user", b"root")],
+    [(b"X-Forwarded-Groups", b"admin")],
+    [(b"x-forwarded-port", b"666"), (b"x-forwarded-for", b"1.2.3.4")],
+    [(b"x-real-ip", b"6.6.6.6")],
+    [(b"X-Real-IP", b"6.6.6.6"), (b"x-real-ip", b"6.6.6.7")],
+    [(b"x_forwarded_email", b"root@example.com")],
+    [(b"X_Forwarded-User", b"root"), (b"x_real-ip", b"6.6.6.6")],
+]
+
+
+@pytest.mark.parametrize("headers", STRANGE)
+async def test_what_nobody_has_looked_at_is_not_said_of_the_client(
+    make_proxy: MakeProxy, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """Without client_address whoever asks may call itself anything: no name of the family passes."""
+    async with Upstream(behaviours.answer()) as upstream, make_proxy(upstream.port) as proxy:
+        await request(proxy, headers=[*headers, (b"x-own", b"1"), (b"x-forwarding", b"1")])
+    sent = upstream.requests[0]
+    told = [name.lower().replace(b"_", b"-") for name, _ in sent.headers]
+    assert {name for name in told if name.startswith((b"x-forwarded-", b"x-real-"))} == {
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+        b"x-forwarded-host",
+    }
+    assert (sent.all("x-own"), sent.all("x-forwarding")) == ([b"1"], [b"1"])
+    assert sent.all("x-forwarded-for") == [b"127.0.0.1"]
+
+
+@pytest.mark.parametrize("connection", [b"close", b"x-real-ip, X-Forwarded-Port, x-forwarded-user"])
+async def test_what_a_trusted_peer_says_of_the_client_arrives(
+    make_proxy: MakeProxy, connection: bytes
+) -> None:
+    said = [(b"x-real-ip", b"1.2.3.4"), (b"x-forwarded-port", b"443"), (b"x-forwarded-user", b"ann")]
+    aliases = [(b"x_real_ip", b"6.6.6.6"), (b"x_forwarded_email", b"root@example.com")]
+    headers = [(b"connection", connection), *said, *aliases]
+    async with Upstream(behaviours.answer()) as upstream, make_proxy(upstream.port) as proxy:
+        await request(proxy, headers=headers, **{TRUSTED_PEER: True})
+    sent = upstream.requests[0]
+    assert [sent.all(name.decode()) for name, _ in said] == [[value] for _, value in said]
+    assert not [name for name, _ in sent.headers if b"_" in name]
+
+
+async def test_behind_client_address_a_middleware_may_say_more_of_a_stranger(make_proxy: MakeProxy) -> None:
+    """There a client's own are gone, so what is there was put there."""
+    async with Upstream(behaviours.answer()) as upstream, make_proxy(upstream.port) as proxy:
+        await request(proxy, headers=[(b"x-forwarded-user", b"ann")], **{TRUSTED_PEER: False})
+    assert upstream.requests[0].all("x-forwarded-user") == [b"ann"]
+
+
 async def test_underscored_aliases_of_what_the_gateway_says_are_dropped(make_proxy: MakeProxy) -> None:
     aliases = [(b"x_forwarded_for", b"1.2.3.4"), (b"X_Request-ID", b"x"), (b"content_length", b"9")]
     async with Upstream(behaviours.answer()) as upstream, make_proxy(upstream.port) as proxy:

@@ -1,13 +1,19 @@
 """Circuits that are open in every process which shares a store."""
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from asgi_gateway import Gateway
+from asgi_gateway.config import parse_config
 from asgi_gateway.events import CircuitOpened, Event
 from asgi_gateway.middleware.circuit_breaker import CircuitBreakerMiddleware
+from asgi_gateway.policies.circuit_breaker import CircuitBreaker
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.embedded import EmbeddedServer
 from asgi_gateway.stores.store import Store
@@ -55,6 +61,30 @@ async def test_a_store_that_is_started_follows_before_the_first_request(
     assert (await request(other)).status == 503
 
 
+async def test_an_event_sink_that_raises_is_not_the_end_of_following(
+    server: EmbeddedServer, open_store: Open
+):
+    def refuses(event: Event) -> None:
+        raise RuntimeError("no")
+
+    loop, told = asyncio.get_running_loop(), list[Any]()
+    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    runtime = Runtime(state=open_store(server.url), service="ai", emit=refuses)
+    other = CircuitBreakerMiddleware(ScriptedApp(200), shared=True, break_duration=0.5, runtime=runtime)
+    one = breaker(open_store(server.url), ScriptedApp(500), break_duration=0.5)
+    for _ in range(2):
+        while other.policy.state(time.monotonic()) != "closed":
+            with suppress(RuntimeError):  # the sink is told by a request, too
+                await request(other)
+            await asyncio.sleep(0.01)
+        await request(other)
+        while (await request(one)).status != 500:
+            await asyncio.sleep(0.01)
+        await is_open(other)
+        gc.collect()
+    assert [str(error) for error in told] == ["no"]
+
+
 async def test_the_other_tries_for_itself_when_the_time_is_over(server: EmbeddedServer, open_store: Open):
     one = breaker(open_store(server.url), ScriptedApp(500), break_duration=0.5)
     other = breaker(open_store(server.url), ScriptedApp(200), break_duration=0.5)
@@ -79,6 +109,45 @@ async def test_breakers_of_other_services_stay_closed(server: EmbeddedServer, op
     await request(one)
     await is_open(same)
     assert (await request(other)).status == 200
+
+
+async def test_one_that_nobody_has_any_more_is_let_go(tmp_path: Path, open_store: Open):
+    app = breaker(open_store(f"unix://{tmp_path}/nobody.sock"), ScriptedApp(200))
+    policy = weakref.ref(app.policy)
+    del app
+    gc.collect()
+    assert policy() is None
+
+
+async def test_a_reload_and_a_check_leave_none_behind(tmp_path: Path):
+    def config(threshold: int, **more: Any) -> Any:
+        middleware = [{"circuit_breaker": {"shared": True, "failure_threshold": threshold, **more}}]
+        service = {"url": "http://127.0.0.1:9", "routes": [{"path": "/*"}], "middleware": middleware}
+        url = f"unix://{tmp_path}/nobody.sock"
+        return parse_config({"version": 1, "state": url, "services": {"one": service}}, environ={})
+
+    gateway = Gateway(config(7_000_001))
+    for threshold in (7_000_002, 7_000_003):
+        await gateway.reload(config(threshold))
+        gateway.check(config(threshold + 1_000))
+    gc.collect()
+    breakers = [each for each in gc.get_objects() if isinstance(each, CircuitBreaker)]
+    assert [each.failure_threshold for each in breakers if (each.failure_threshold or 0) > 7_000_000] == [
+        7_000_003
+    ]
+    assert gateway.status()["services"]["one"]["breaker"] == "closed"
+
+
+async def test_two_of_a_name_in_one_process_open_with_one_event(server: EmbeddedServer, open_store: Open):
+    """A chain that drains and the one that took over from it."""
+    store, events = open_store(server.url), list[Event]()
+    both = [breaker(store, ScriptedApp(200), events) for _ in range(2)]
+    await store.start()
+    await request(breaker(open_store(server.url), ScriptedApp(500)))
+    for app in both:
+        await is_open(app)
+        assert (await request(app)).status == 503
+    assert [type(event) for event in events] == [CircuitOpened]
 
 
 async def test_without_the_store_each_judges_for_itself(tmp_path: Path, open_store: Open):
