@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 import socket
 from types import FrameType
@@ -95,8 +96,19 @@ def server_config(
         ws_ping_interval=PING_INTERVAL,
         ws_ping_timeout=websocket.ping_timeout,
         log_config=log_config,
-        log_level="warning" if log_level == "info" else log_level,
+        log_level=uvicorn_level(log_level),
     )
+
+
+def uvicorn_level(level: str) -> str:
+    """How uvicorn logs where everything else logs at `level`."""
+    return "warning" if level == "info" else level
+
+
+def set_log_level(level: str) -> None:
+    """Change what `server_config` and `log_config` have set, while it serves."""
+    logging.getLogger().setLevel(level.upper())
+    logging.getLogger("uvicorn.error").setLevel(uvicorn_level(level).upper())
 
 
 def end_on_signals() -> None:

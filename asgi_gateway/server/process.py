@@ -18,7 +18,7 @@ from typing import Any, Final
 from asgi_gateway.config import Config, ConfigError, Files, load_config
 from asgi_gateway.gateway import Gateway
 from asgi_gateway.logs import log_config
-from asgi_gateway.server.launch import CannotStart, end_on_signals, server_config
+from asgi_gateway.server.launch import CannotStart, end_on_signals, server_config, set_log_level
 from asgi_gateway.server.serve import Server
 from asgi_gateway.server.websocket import WebSocketLimits
 
@@ -73,7 +73,7 @@ class Served:
     async def reload(self, config: Config) -> None:
         """Serve another configuration, and log as it says. Raises `ConfigError`."""
         await self.gateway.reload(config)
-        logging.getLogger().setLevel(self._settings.level(config).upper())
+        set_log_level(self._settings.level(config))
         del config
         gc.collect()  # what serves collects seldom, and a configuration is full of circles
 

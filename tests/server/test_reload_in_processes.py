@@ -245,6 +245,16 @@ async def test_the_level_of_the_log_changes_and_what_takes_a_restart_is_said(tmp
     assert not [line for line in gateway.process.output[lines:] if "was reloaded" in line]
 
 
+async def test_the_level_of_the_servers_own_log_changes_too(tmp_path: Path) -> None:
+    async with running(tmp_path, "http://127.0.0.1:9", reload=NO_WATCH, logging="{level: debug}") as gateway:
+        await gateway.process.wait_for_line("Application startup complete")
+        gateway.file.write_text(gateway.file.read_text().replace("debug", "error"))
+        assert await gateway.reload() == []
+        lines = len(gateway.process.output)
+        await gateway.process.stop()
+    assert gateway.process.output[lines:] == []
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_an_admin_socket_that_cannot_be_made_is_one_line(tmp_path: Path, workers: int) -> None:
     gateway = Running(tmp_path, workers=workers)
