@@ -129,7 +129,7 @@ async def test_install_and_try(shell: Shell) -> None:
     install, _, demo = INSTALL_AND_TRY.partition(" && ")
     assert install == "pip install ."  # done by the fixture `installed`
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert shell.output("asgi-gateway --version") == f"asgi-gateway {version}\n"
+    assert shell.output("asgi-gateway --version") == f"asgi-gateway {version}, not compiled\n"
     answer = await shell.serve(f"{demo} --port 0", "/health")
     assert (answer.status_code, answer.json()["version"]) == (200, version)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from asgi_gateway.cli import run, show
-from asgi_gateway.cli.version import package_version
+from asgi_gateway.cli.version import build, package_version
 from asgi_gateway.config import ConfigError
 from asgi_gateway.server import CannotStart
 
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         allow_abbrev=False,
     )
-    main.add_argument("--version", action="version", version=f"asgi-gateway {package_version()}")
+    main.add_argument("--version", action="version", version=f"asgi-gateway {package_version()}, {build()}")
     commands = main.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, summary: str) -> argparse.ArgumentParser:
