@@ -90,8 +90,15 @@ class Reloader:
         """
         while True:
             await self._clock.sleep(self._config.reload.interval)
-            if self._config.reload.watch and await self._has_changed():
-                await self.reload()
+            if (
+                not self._config.reload.watch or self._turn.locked()
+            ):  # else it would look at half of the files
+                continue
+            try:
+                if await self._has_changed():
+                    await self.reload()
+            except Exception:
+                _logger.exception("the files could not be looked at")
 
     async def _has_changed(self) -> bool:
         before = self._files
