@@ -90,9 +90,7 @@ class Reloader:
         """
         while True:
             await self._clock.sleep(self._config.reload.interval)
-            if (
-                not self._config.reload.watch or self._turn.locked()
-            ):  # else it would look at half of the files
+            if not self._config.reload.watch or self._turn.locked():  # a reload still reads them
                 continue
             try:
                 if await self._has_changed():

@@ -215,6 +215,9 @@ class Store:
             await self._open()
         except (StoreUnavailable, OSError) as error:
             self._fail(str(error))
+        except Exception as error:
+            _logger.exception("the store cannot be used")
+            self._fail(type(error).__name__)
         finally:
             if self._opening is asyncio.current_task():
                 self._opening = None
@@ -296,8 +299,8 @@ class Store:
         if now - self._recovered_at >= STEADY:
             self._delay = FIRST_PROBE
         self._failures.add()
-        self._emit(StoreFailed(str(self.address), reason))
         self._probing = asyncio.get_running_loop().create_task(self._probe())
+        self._emit(StoreFailed(str(self.address), reason))
 
     async def _probe(self) -> None:
         """Look again and again until the store works, then use it."""
@@ -310,6 +313,8 @@ class Store:
                 break
             except (StoreUnavailable, OSError) as error:
                 _logger.debug("the store still fails: %s", error)
+            except Exception:
+                _logger.exception("the store still fails")
         self._failed_at = None
         self._recovered_at = self._clock.monotonic()
         self._emit(StoreRecovered(str(self.address), self._recovered_at - failed_at))
