@@ -181,7 +181,9 @@ class Gateway:
         state = scope.get("state", {})
         started: list[InnerLifespan] = []
         try:
-            for name, app in self._live.mounted.items():
+            mounted = self._live.mounted
+            for app in {id(app): app for app in mounted.values()}.values():  # several services may share one
+                name = ", ".join(name for name, one in mounted.items() if one is app)
                 inner = InnerLifespan(app, name, state)
                 await inner.startup()
                 started.append(inner)

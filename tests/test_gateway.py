@@ -124,6 +124,26 @@ async def test_lifespans_of_inner_apps_run_inside_the_gateways_own(module: Modul
     assert log[2:] == ["service stopped", "wrapped stopped"]
 
 
+async def test_an_app_behind_several_services_is_started_once(module: ModuleType) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for step in ("startup", "shutdown"):
+            seen.append((await receive())["type"])
+            if step == "startup":
+                scope["state"]["pool"] = object()
+            await send({"type": f"lifespan.{step}.complete"})
+
+    module.app = app  # type: ignore[attr-defined]
+    services = {
+        name: {"app": f"{module.__name__}:app", "routes": [{"path": f"/{name}/*"}]}
+        for name in ("public", "staff")
+    }
+    async with LifespanManager(Gateway({"version": 1, "services": services}, app=app)):
+        assert seen == ["lifespan.startup"]
+    assert seen == ["lifespan.startup", "lifespan.shutdown"]
+
+
 async def test_copies_that_are_on_their_way_end_before_the_apps_that_they_are_sent_to(
     module: ModuleType,
 ) -> None:
