@@ -11,8 +11,10 @@ from asgi_lifespan import LifespanManager
 from asgi_gateway import ConfigError, Gateway, create_app
 from asgi_gateway.context import SERVICE
 from asgi_gateway.lifespan import StartupFailed
+from asgi_gateway.runtime import Runtime
 from asgi_gateway.testing import (
     Conversation,
+    ManualClock,
     ScriptedApp,
     Upstream,
     behaviours,
@@ -243,6 +245,27 @@ async def test_closing_the_gateway_closes_its_connections() -> None:
             await request(gateway, path="/api/data/x")
             assert upstream.connections.open == 1
         await upstream.wait_for(lambda: upstream.connections.open == 0)
+
+
+@pytest.mark.parametrize(("transport", "connections"), [("http1", 2), ("httpx", 4)])
+def test_a_second_lifespan_is_as_the_first(transport: str, connections: int, tmp_path: Path) -> None:
+    """As an app has them whose tests each open a client of their own, in a loop of its own."""
+    path, clock = str(tmp_path / "up.sock"), ManualClock()
+    check = {"path": "/up", "interval": 1, "jitter": 0}
+    gateway = Gateway(
+        config(f"unix:{path}", health_check=check, transport=transport), runtime=Runtime(clock=clock)
+    )
+
+    async def once() -> int:
+        async with Upstream(behaviours.answer(), path=path) as upstream, LifespanManager(gateway):
+            await clock.advance(0)
+            await upstream.wait_for(lambda: upstream.requests)
+            assert [(await request(gateway, path="/api/data/x")).status for _ in range(2)] == [200, 200]
+            await clock.advance(1)
+            await upstream.wait_for(lambda: len(upstream.requests) == 4)
+            return upstream.connections.total
+
+    assert [asyncio.run(once()) for _ in range(3)] == [connections] * 3
 
 
 @pytest.mark.parametrize("transport", ["http1", "httpx"])

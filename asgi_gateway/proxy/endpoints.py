@@ -149,6 +149,7 @@ class EndpointsApp:
         self._now = runtime.clock.monotonic
         self._service = runtime.service
         self._tasks: dict[object, asyncio.Task[None]] | None = None
+        self._closed = False
         self._candidates: Candidates[Endpoint] | None = None
         self._changes_at = inf
         self._refresh()
@@ -183,12 +184,15 @@ class EndpointsApp:
         self._watch(self._endpoints)
 
     async def warm(self) -> None:
-        """Start, and open the connections that the endpoints are to have from the start."""
+        """Start, after `aclose` anew, and open the connections that are wanted from the start."""
+        if self._closed:
+            self._closed, self._tasks = False, None
         self.start()
         await asyncio.gather(*(endpoint.app.warm() for endpoint in self._endpoints))
 
     async def aclose(self) -> None:
         """Stop the checks and close the connections to every endpoint."""
+        self._closed = True
         self._tasks = self._tasks or {}  # a request that comes late starts none
         tasks = list(self._tasks.values())
         for task in tasks:

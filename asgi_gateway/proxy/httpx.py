@@ -95,7 +95,8 @@ class HttpxTransport:
             raise
 
     async def warm(self) -> None:
-        """Nothing: httpx opens a connection only for a request."""
+        """Open none: httpx does so only for a request."""
+        self._closing = False
 
     async def aclose(self) -> None:
         """Close the httpx transport, which closes every connection, as soon as no exchange needs it."""

@@ -91,6 +91,7 @@ class Http1Transport:
 
         A service that cannot be reached yet is no error here: its first request will tell.
         """
+        self._closing = False
         wanted = max(min(self._limits.warm, self._limits.max) - self._open, 0)
         failures = list(filter(None, await asyncio.gather(*(self._warm_one() for _ in range(wanted)))))
         if failures:

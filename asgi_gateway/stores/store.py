@@ -173,7 +173,13 @@ class Store:
             self._lost_settlements.add()
 
     async def start(self) -> None:
-        """Connect if something needs the store; one that cannot be used is looked at from then on."""
+        """Connect if something needs the store; one that cannot be used is looked at from then on.
+
+        After `aclose` it begins anew, where it has a server of its own with an empty one.
+        """
+        if self._server is not None and self._server.stopped:
+            self._server = EmbeddedServer()
+            self.address = parse_store_url(self._server.url)
         self._breakers.start()
         if self._used:
             with suppress(StoreUnavailable):
