@@ -100,6 +100,8 @@ class Gateway:
             loaded = source if isinstance(source, Config) else await asyncio.to_thread(_loaded, source)
             check_same_state(self.config, loaded)
             old, new = self._live, await self._compiled(loaded)
+            if self._store is not None and self._lifecycle.phase != "draining":
+                await self._store.start()  # this may be the first that needs it
             if self._lifecycle.phase == "draining":
                 return
             self._live, self._source, self.config = new, source, loaded

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import subprocess
 import sys
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -226,3 +227,23 @@ async def test_an_embedded_state_begins_anew_with_a_second_lifespan():
             left = [(await request(app)).header("ratelimit-remaining") for _ in range(2)]
             degraded = [one["value"] for one in app.status()["gauges"] if one["name"] == "store_degraded"]
         assert (left, degraded) == (["4", "3"], [0])
+
+
+async def test_a_reload_that_brings_the_first_shared_breaker_follows_before_the_first_request(
+    server: EmbeddedServer,
+):
+    """It connected with the first answer, so the first requests went to a service that is open elsewhere."""
+    chain = [{"circuit_breaker": {"failure_threshold": 1, "shared": True}}]
+    service = {"app": "tests.stores.test_lifetimes:failing", "routes": [{"path": "/*"}]}
+    base = {"version": 1, "state": {"url": server.url, "prefix": uuid.uuid4().hex, "timeout": 1}}
+    with_breaker = {**base, "services": {"ai": {**service, "middleware": chain}}}
+    one, other = (
+        gateway.Gateway(content) for content in ({**base, "services": {"ai": service}}, with_breaker)
+    )
+    async with LifespanManager(one), LifespanManager(other):
+        await one.reload(with_breaker)
+        assert (await request(other)).status == 500
+        await until(lambda: one.status()["services"]["ai"]["breaker"] == "open", 5)
+
+
+failing = ScriptedApp(500)
