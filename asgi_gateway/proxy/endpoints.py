@@ -138,6 +138,8 @@ class EndpointsApp:
         self._endpoints = tuple(endpoints)
         self._places = {endpoint: self._endpoints[n : n + 1] for n, endpoint in enumerate(endpoints)}
         """The endpoints now in the place of each that was given, so that their order stays."""
+        self._left: dict[Endpoint, list[Endpoint]] = {}
+        """Of each name the endpoints whose address it no longer has, while they serve something still."""
         self._names = names or {}
         self._balance = balance or LeastInFlight()
         self._key = key
@@ -205,17 +207,20 @@ class EndpointsApp:
     @property
     def in_flight(self) -> int:
         """Requests and WebSockets in progress."""
-        return sum(endpoint.in_flight for endpoint in self._endpoints)
+        return sum(endpoint.in_flight for endpoint in self._serving())
 
     def end_websockets(self) -> None:
         """Tell both sides of every WebSocket that it ends (1001)."""
-        for endpoint in self._endpoints:
+        for endpoint in self._serving():
             endpoint.end_websockets()
 
     async def cut(self) -> None:
         """End what is in progress."""
-        for endpoint in self._endpoints:
+        for endpoint in list(self._serving()):
             await endpoint.cut()
+
+    def _serving(self) -> Iterator[Endpoint]:
+        return chain(self._endpoints, *self._left.values())
 
     @property
     def given(self) -> Mapping[str, Endpoint]:
@@ -241,7 +246,7 @@ class EndpointsApp:
         left = {endpoint: place for endpoint, place in before.items() if endpoint not in weights}
         for endpoint in left:
             self._end((endpoint, names_before.get(endpoint)))
-        gone = list(chain.from_iterable(left.values()))
+        gone = [one for named, place in left.items() for one in (*place, *self._left.pop(named, ()))]
         for endpoint in gone:
             self._end(endpoint)
         self._refresh()
@@ -367,6 +372,7 @@ class EndpointsApp:
             current = following
             self._refresh()
             self._watch(new)
+            self._left[named] = [one for one in (*self._left.get(named, ()), *gone) if one.in_flight]
             for endpoint in gone:
                 await self._leave(endpoint)
 
