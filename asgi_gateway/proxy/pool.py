@@ -10,7 +10,7 @@ from asgi_gateway.clock import Clock, Timer
 from asgi_gateway.errors import Failure, FailureKind
 from asgi_gateway.proxy.dial import Dialer
 from asgi_gateway.proxy.http1 import Http1Connection
-from asgi_gateway.proxy.tls import Tls
+from asgi_gateway.proxy.tls import ClientTls, Tls
 from asgi_gateway.proxy.transport import (
     Connections,
     Origin,
@@ -40,7 +40,7 @@ class Http1Transport:
         timeouts: Timeouts,
         connections: Connections,
         clock: Clock,
-        tls: Tls | None = None,
+        tls: ClientTls | Tls | None = None,
     ) -> None:
         self._origin = origin
         self._timeouts = timeouts
