@@ -132,7 +132,7 @@ def test_it_works_in_plain_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_file_is_walked_once_however_many_services_it_holds(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was walked for each of them: with a thousand that took seconds, in which requests waited in turns."""
+    """It was walked for each of them, which took seconds with a thousand."""
     walks: list[int] = []
 
     class Keys(dict[Any, Any]):
