@@ -30,6 +30,7 @@ class InnerLifespan:
         self._to_app: asyncio.Queue[Message] = asyncio.Queue()
         self._from_app: asyncio.Queue[Message] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
+        self._started = False
 
     async def startup(self) -> None:
         """Start the app; raises `StartupFailed` if it says that it cannot."""
@@ -70,7 +71,9 @@ class InnerLifespan:
         try:
             await self._app(scope, self._to_app.get, self._send)
         except Exception:  # by the specification, raising is how an app declines
-            _logger.debug("%s raised on the lifespan scope", self._name, exc_info=True)
+            level = logging.ERROR if self._started else logging.DEBUG
+            _logger.log(level, "%s raised on the lifespan scope", self._name, exc_info=True)
 
     async def _send(self, message: Message) -> None:
+        self._started |= message["type"] == "lifespan.startup.complete"
         self._from_app.put_nowait(message)
