@@ -279,24 +279,25 @@ async def test_services_that_trust_alike_load_it_once(ca: Authority, monkeypatch
             "many": many,
             "more": many,
             "own": {"url": urls[0], "tls": {"ca": ca.file}},
+            "http2": {**many, "resolve": "first", "transport": "http2"},
         }.items()
     }
     gateway = Gateway({"version": 1, "services": services})
-    assert loads == [Tls(), Tls(ca=ca.file)]
+    assert loads == [Tls(), Tls(ca=ca.file), Tls()]  # HTTP/2 has its own, as it says so in TLS
     app = gateway._live.services["many"].terminal
     assert isinstance(app, EndpointsApp)
     for name in app._names.values():
         name.make("127.0.0.1")
     many["endpoints"].append({"url": "https://four.example"})
     await gateway.reload({"version": 1, "services": services})
-    assert len(loads) == 2
+    assert len(loads) == 3
 
 
 def test_what_no_service_uses_any_more_is_forgotten(ca: Authority) -> None:
     runtime = Runtime()
     service = {"url": "https://x", "tls": {"ca": ca.file}, "routes": [{"path": "/*"}]}
     gateway = Gateway({"version": 1, "services": {"x": service}}, runtime=runtime)
-    assert list(runtime.loaded) == [Tls(ca=ca.file)]
+    assert list(runtime.loaded) == [(Tls(ca=ca.file), "http1")]
     del gateway
     gc.collect()
     assert not runtime.loaded
