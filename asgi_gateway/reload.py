@@ -104,7 +104,7 @@ class Reloader:
         if now == before:
             return False
         await self._clock.sleep(SETTLE)
-        return before is self._files and await asyncio.to_thread(now.again) == now
+        return await asyncio.to_thread(now.again) == now and before is self._files
 
 
 def _tell(outcome: Outcome) -> None:

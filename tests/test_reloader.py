@@ -255,6 +255,24 @@ async def test_the_watch_leaves_alone_what_a_reload_still_reads(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+async def test_a_change_that_a_reload_has_overtaken_is_not_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again, loop, looks = Files.again, asyncio.get_running_loop(), list[Files]()
+
+    def overtaken(files: Files) -> Files:
+        looks.append(files)
+        if len(looks) == 2:
+            asyncio.run_coroutine_threadsafe(one.reloader.reload(), loop).result(5)
+        return again(files)
+
+    async with followed(folder) as one:
+        monkeypatch.setattr(Files, "again", overtaken)
+        (folder / "host").write_text("127.0.0.2")
+        await one.looks(2)
+        assert one.reloader.number == 2
+
+
 async def test_nothing_ends_the_watch(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
