@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Final
 
 from asgi_gateway.types import ASGIApp, Message
+
+LINGER: Final = 1.0
+"""Seconds for an app to return once it has said that it has stopped, and again once it is cancelled."""
 
 _logger = logging.getLogger("asgi_gateway.lifespan")
 
@@ -48,7 +51,11 @@ class InnerLifespan:
         answer = await self._ask("lifespan.shutdown")
         if answer is not None and answer["type"] == "lifespan.shutdown.failed":
             _logger.error("%s: %s", self._name, answer.get("message") or "shutdown failed")
-        await asyncio.wait([self._task])
+        await asyncio.wait([self._task], timeout=LINGER)
+        if not self._task.done():
+            _logger.error("%s does not return from its lifespan, and is cancelled", self._name)
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=LINGER)
 
     async def _ask(self, kind: str) -> Message | None:
         """Send one message and return the app's answer, None if it ended without one."""

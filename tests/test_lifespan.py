@@ -85,3 +85,22 @@ async def test_failing_shutdown_is_logged_and_ends(caplog: pytest.LogCaptureFixt
     await inner.startup()
     await inner.shutdown()
     assert "no database" in caplog.text
+
+
+async def test_app_that_stops_and_does_not_return_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under a server alone it would hold up nothing either: that waits for the message only."""
+
+    async def app(scope, receive, send) -> None:
+        for step in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{step}.complete"})
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("asgi_gateway.lifespan.LINGER", 0.01)
+    inner = InnerLifespan(app, "app", {})
+    await inner.startup()
+    async with asyncio.timeout(5):
+        await inner.shutdown()
+    assert "app does not return from its lifespan" in caplog.text
