@@ -83,9 +83,18 @@ def needs_state(config: Config) -> bool:
 
 def state_note(config: Config, workers: int) -> str:
     """What the person who starts several workers should know of their state."""
-    if needs_state(config) and config.state is not None and config.state.url == "memory://":
-        return (
-            f"WARNING: with state: memory:// each of the {workers} workers counts its own rate limits and "
-            f"opens its own circuits, so that up to {workers} times as many requests pass"
-        )
+    if apart := counted_apart(config, workers):
+        return f"WARNING: {apart}"
     return f"note: each of the {workers} workers has its own breakers, but for those that are shared"
+
+
+def counted_apart(config: Config, workers: int) -> str:
+    """What follows where workers count for themselves what is for all together; empty where they do not."""
+    shared = os.environ.get(STATE_VARIABLE) or (config.state is not None and config.state.url != "memory://")
+    if shared or not needs_state(config):
+        return ""
+    alone = "with state: memory://" if config.state else "without the extra 'embedded' or the URL of a state"
+    return (
+        f"{alone} each of the {workers} workers counts its own rate limits and "
+        f"opens its own circuits, so that up to {workers} times as many requests pass"
+    )

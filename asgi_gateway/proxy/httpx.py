@@ -23,7 +23,7 @@ import httpx
 from asgi_gateway.clock import Clock
 from asgi_gateway.errors import Failure, MissingExtra
 from asgi_gateway.proxy.http2 import reset_forgotten
-from asgi_gateway.proxy.tls import Tls, client_context
+from asgi_gateway.proxy.tls import ClientTls, Tls
 from asgi_gateway.proxy.transport import (
     Connections,
     MalformedRequest,
@@ -51,14 +51,16 @@ class HttpxTransport:
         timeouts: Timeouts,
         connections: Connections,
         clock: Clock,
-        tls: Tls | None = None,
+        tls: ClientTls | Tls | None = None,
         http2: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         if http2 and find_spec("h2") is None:
             raise MissingExtra("HTTP/2 to a service", "http2")
-        tls = tls or Tls()
-        self._server_name = tls.server_name
+        self._tls: ClientTls | None = None
+        if origin.tls:
+            self._tls = tls if isinstance(tls, ClientTls) else ClientTls(tls or Tls())
+        self._server_name = self._tls.server_name if self._tls else None
         self._http2 = http2
         self._url = f"{'https' if origin.tls else 'http'}://{origin.authority}/"
         self._timeouts = timeouts
@@ -70,7 +72,7 @@ class HttpxTransport:
         self._cut = False
         self._pending = connections.max_pending
         self._transport = transport or httpx.AsyncHTTPTransport(
-            verify=client_context(tls) if origin.tls else False,
+            verify=self._tls.context() if self._tls else False,
             trust_env=False,
             http1=not http2,
             http2=http2,
@@ -95,7 +97,8 @@ class HttpxTransport:
             raise
 
     async def warm(self) -> None:
-        """Nothing: httpx opens a connection only for a request."""
+        """Open none: httpx does so only for a request."""
+        self._closing = False
 
     async def aclose(self) -> None:
         """Close the httpx transport, which closes every connection, as soon as no exchange needs it."""

@@ -10,7 +10,7 @@ from asgi_gateway.clock import Clock, Timer
 from asgi_gateway.errors import Failure, FailureKind
 from asgi_gateway.proxy.dial import Dialer
 from asgi_gateway.proxy.http1 import Http1Connection
-from asgi_gateway.proxy.tls import Tls
+from asgi_gateway.proxy.tls import ClientTls, Tls
 from asgi_gateway.proxy.transport import (
     Connections,
     Origin,
@@ -40,7 +40,7 @@ class Http1Transport:
         timeouts: Timeouts,
         connections: Connections,
         clock: Clock,
-        tls: Tls | None = None,
+        tls: ClientTls | Tls | None = None,
     ) -> None:
         self._origin = origin
         self._timeouts = timeouts
@@ -91,6 +91,7 @@ class Http1Transport:
 
         A service that cannot be reached yet is no error here: its first request will tell.
         """
+        self._closing = False
         wanted = max(min(self._limits.warm, self._limits.max) - self._open, 0)
         failures = list(filter(None, await asyncio.gather(*(self._warm_one() for _ in range(wanted)))))
         if failures:
