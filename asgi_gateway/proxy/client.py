@@ -71,7 +71,7 @@ class Client:
     def upload_ended(self) -> None:
         """From now on it is for the watcher to listen, once there is need for one."""
         self._uploaded = True
-        if self._old:
+        if self._old and not self.watching:
             self._watch()
 
     def __call__(self) -> None:

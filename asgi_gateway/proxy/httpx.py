@@ -134,14 +134,15 @@ class HttpxTransport:
     async def _send(self, request: UpstreamRequest) -> HttpxResponse:
         timeouts = self._timeouts
         waits = {"connect": timeouts.connect, "read": timeouts.first_byte, "write": timeouts.idle}
-        extensions: dict[str, Any] = {"target": request.target, "timeout": waits}
+        sending = _Sending(request.body)
+        extensions: dict[str, Any] = {"target": request.target, "timeout": waits, "trace": sending.trace}
         if self._server_name is not None:
             extensions["sni_hostname"] = self._server_name
         sent = httpx.Request(
             request.method.decode("ascii"),
             self._url,
             headers=_framed(request),
-            stream=_Body(request.body),
+            stream=sending,
             extensions=extensions,
         )
         try:
@@ -210,16 +211,29 @@ class HttpxResponse:
             await self._on_ended(complete=self._complete)
 
 
-class _Body(httpx.AsyncByteStream):
+class _Sending(httpx.AsyncByteStream):
+    """A request on its way: its body, and how far it has come."""
+
     def __init__(self, body: bytes | AsyncIterator[bytes] | None) -> None:
         self._body = body
+        self._begun = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if isinstance(self._body, bytes):
             yield self._body
         elif self._body is not None:
+            self._begun = True
             async for chunk in self._body:
                 yield chunk
+
+    async def trace(self, event: str, _: dict[str, Any]) -> None:
+        """Called by httpcore as it goes on.
+
+        It begins anew where an HTTP/2 service closes its connection and says that it left the request
+        out (RFC 9113 section 6.8). An upload is gone by then, so not even the head may go out again.
+        """
+        if event.endswith("send_request_headers.started") and self._begun:
+            raise UpstreamError(Failure("reset", "upstream"), "the service closed the connection unused")
 
 
 def _framed(request: UpstreamRequest) -> Headers:
