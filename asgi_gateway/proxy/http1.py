@@ -137,9 +137,8 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
 
     # The exchange
 
-    async def exchange(self, request: UpstreamRequest) -> None:
-        """Send the request and return when the head of its answer is here."""
-        head = request_head(request)
+    async def exchange(self, request: UpstreamRequest, head: bytes) -> None:
+        """Send the request, `head` first, and return when the head of its answer is here."""
         on_early_hints = request.on_early_hints
         self._begin_exchange(request)
         body = request.body

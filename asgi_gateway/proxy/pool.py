@@ -9,7 +9,7 @@ from collections import OrderedDict
 from asgi_gateway.clock import Clock, Timer
 from asgi_gateway.errors import Failure, FailureKind
 from asgi_gateway.proxy.dial import Dialer
-from asgi_gateway.proxy.http1 import Http1Connection
+from asgi_gateway.proxy.http1 import Http1Connection, request_head
 from asgi_gateway.proxy.tls import Tls
 from asgi_gateway.proxy.transport import (
     Connections,
@@ -63,10 +63,11 @@ class Http1Transport:
         not one byte came back and the request may be repeated, it is sent once more on a new
         connection and the client never knows (RFC 9112 section 9.3.1).
         """
+        head = request_head(request)  # raises, so before there is a connection to be lost
         connection = self._take_idle()
         if connection is not None:
             try:
-                await connection.exchange(request)
+                await connection.exchange(request, head)
             except UpstreamError as error:
                 stale = error.failure.kind == "reset" and connection.untouched
                 await connection.aclose()
@@ -80,7 +81,7 @@ class Http1Transport:
                 return connection
         connection = await self._acquire()
         try:
-            await connection.exchange(request)
+            await connection.exchange(request, head)
         except BaseException:
             await connection.aclose()
             raise

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from asgi_gateway.proxy.transport import UpstreamError, UpstreamRequest
+from asgi_gateway.proxy.transport import MalformedRequest, UpstreamError, UpstreamRequest
 from asgi_gateway.testing import ManualClock, Upstream, behaviours, refused_url, settle
 from tests.proxy.conftest import MakeTransport, fetch, get
 
@@ -353,3 +353,21 @@ async def test_idle_connections_expire_oldest_first(make_http1: MakeTransport, c
         await upstream.wait_for(lambda: upstream.connections.open == 1)
         await clock.advance(2)
         await upstream.wait_for(lambda: upstream.connections.open == 0)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_request_that_cannot_be_made_takes_no_connection(
+    make_http1: MakeTransport, *, kept: bool
+) -> None:
+    async with (
+        Upstream(behaviours.answer()) as upstream,
+        make_http1(upstream.port, connections={"max": 1}) as transport,
+    ):
+        if kept:
+            await fetch(transport)
+        for value, error in ((b"a\0b", MalformedRequest), ("no bytes", TypeError)):
+            with pytest.raises(error):
+                await fetch(transport, UpstreamRequest(b"GET", b"/", [(b"x-thing", value)]))
+        assert transport.in_flight == 0
+        assert await asyncio.wait_for(fetch(transport), 1) == b"ok"
+        assert upstream.connections.total == 1
