@@ -15,12 +15,16 @@ import httpcore
 import httpx
 
 
-async def reset_forgotten(transport: httpx.AsyncBaseTransport, seconds: float) -> None:
-    """Reset every open stream that httpcore has forgotten; writing takes `seconds` at most."""
+async def reset_forgotten(transport: httpx.AsyncBaseTransport, seconds: float, *, retire: bool) -> None:
+    """Reset every open stream that httpcore has forgotten; writing takes `seconds` at most.
+
+    With `retire` their connection is used for no further one.
+    """
     pool = getattr(transport, "_pool", None)
     for connection in getattr(pool, "connections", ()):
         http2: Any = getattr(connection, "_connection", None)
         if hasattr(http2, "_h2_state") and _reset(http2):
+            http2._connection_error |= retire
             timeout = {"timeout": {"write": seconds}}
             await http2._write_outgoing_data(httpcore.Request("GET", "http://-", extensions=timeout))
 

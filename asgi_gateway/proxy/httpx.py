@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
 import httpcore
 import httpx
 
-from asgi_gateway.clock import Clock
+from asgi_gateway.clock import Clock, Timer
 from asgi_gateway.errors import Failure, MissingExtra
 from asgi_gateway.proxy.http2 import reset_forgotten
 from asgi_gateway.proxy.tls import Tls, client_context
@@ -35,6 +35,9 @@ from asgi_gateway.proxy.transport import (
     overloaded,
 )
 from asgi_gateway.types import Headers
+
+PIECE: Final = 64 * 1024
+"""Bytes of an upload that the service has `timeouts.idle` to take."""
 
 
 class HttpxTransport:
@@ -133,8 +136,9 @@ class HttpxTransport:
 
     async def _send(self, request: UpstreamRequest) -> HttpxResponse:
         timeouts = self._timeouts
-        waits = {"connect": timeouts.connect, "read": timeouts.first_byte, "write": timeouts.idle}
-        sending = _Sending(request.body)
+        # Reading has no limit there: over HTTP/2 it would be that of all who share a connection.
+        waits = {"connect": timeouts.connect, "read": None, "write": timeouts.idle}
+        sending = _Sending(request.body, timeouts, self._clock)
         extensions: dict[str, Any] = {"target": request.target, "timeout": waits, "trace": sending.trace}
         if self._server_name is not None:
             extensions["sni_hostname"] = self._server_name
@@ -145,16 +149,32 @@ class HttpxTransport:
             stream=sending,
             extensions=extensions,
         )
+        if self._http2:  # it may have to wait for another stream to end
+            sending.expect_within(timeouts.connect)
         try:
             response = await self._transport.handle_async_request(sent)
-        except httpx.TransportError as error:
-            await self._abandoned()
-            raise _translated(error) from error
-        except BaseException:
-            await self._abandoned()
+        except BaseException as error:
+            late = sending.was_late()
+            await self._abandoned(silent=late)
+            if late:
+                raise _late(request_sent=sending.begun) from error
+            if isinstance(error, httpx.TransportError):
+                raise _translated(error) from error
             raise
-        waits["read"] = timeouts.idle  # httpcore looks again when the body is first read
-        return HttpxResponse(response, self._ended)
+        finally:
+            sending.stop()
+        return HttpxResponse(response, self._next, self._ended)
+
+    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        """The next piece of an answer, None at its end."""
+        try:
+            async with self._clock.timeout(self._timeouts.idle):
+                return await anext(chunks, None)
+        except TimeoutError as error:
+            await self._abandoned(silent=True)
+            raise _late(request_sent=True) from error
+        except httpx.TransportError as error:
+            raise _translated(error) from error
 
     async def _ended(self, *, complete: bool) -> None:
         try:
@@ -163,17 +183,25 @@ class HttpxTransport:
         finally:
             await self._released()
 
-    async def _abandoned(self) -> None:
-        """Tell the service of a stream that nobody reads any more; a connection of its own just closes."""
+    async def _abandoned(self, *, silent: bool = False) -> None:
+        """Tell the service of a stream that nobody reads any more; a connection of its own just closes.
+
+        One whose service was `silent` for too long may be dead, and is asked for nothing more.
+        """
         if self._http2:
             with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException):
-                await reset_forgotten(self._transport, self._timeouts.idle)
+                await reset_forgotten(self._transport, self._timeouts.idle, retire=silent)
 
 
 class HttpxResponse:
     """An answer that arrives through httpx; see `UpstreamResponse`."""
 
-    def __init__(self, response: httpx.Response, on_ended: Callable[..., Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        response: httpx.Response,
+        read_next: Callable[[AsyncIterator[bytes]], Awaitable[bytes | None]],
+        on_ended: Callable[..., Awaitable[None]],
+    ) -> None:
         self.status = response.status_code
         self.trailers: Headers = []  # httpcore drops them
         self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
@@ -182,6 +210,7 @@ class HttpxResponse:
             raise TypeError("the httpx transport answered with a stream that is not asynchronous")
         self._stream = stream
         self._chunks = aiter(stream)
+        self._read_next = read_next
         self._on_ended = on_ended
         self._complete = False
         self._closed = False
@@ -190,13 +219,9 @@ class HttpxResponse:
         return None
 
     async def read(self) -> tuple[bytes, bool]:
-        try:
-            return await anext(self._chunks), True
-        except StopAsyncIteration:
-            self._complete = True
-            return b"", False
-        except httpx.TransportError as error:
-            raise _translated(error) from error
+        piece = await self._read_next(self._chunks)
+        self._complete = piece is None
+        return piece or b"", piece is not None
 
     def release(self) -> bool:
         return self._closed
@@ -212,19 +237,35 @@ class HttpxResponse:
 
 
 class _Sending(httpx.AsyncByteStream):
-    """A request on its way: its body, and how far it has come."""
+    """A request on its way: its body, how far it has come, and how long the service may take now.
 
-    def __init__(self, body: bytes | AsyncIterator[bytes] | None) -> None:
+    Whoever makes it is the task that sends, and is cancelled when the time is over.
+    """
+
+    def __init__(self, body: bytes | AsyncIterator[bytes] | None, timeouts: Timeouts, clock: Clock) -> None:
+        self.begun = False
         self._body = body
-        self._begun = False
+        self._timeouts = timeouts
+        self._clock = clock
+        self._streamed = False
+        self._late = False
+        self._timer: Timer | None = None
+        self._task = asyncio.current_task()
+        self._cancelling = self._task.cancelling() if self._task is not None else 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.begun = True
         if isinstance(self._body, bytes):
-            yield self._body
+            for piece in _pieces(self._body):
+                self.expect_within(self._timeouts.idle)
+                yield piece
         elif self._body is not None:
-            self._begun = True
+            self._streamed = True
             async for chunk in self._body:
-                yield chunk
+                for piece in _pieces(chunk):
+                    self.expect_within(self._timeouts.idle)
+                    yield piece
+                self.stop()
 
     async def trace(self, event: str, _: dict[str, Any]) -> None:
         """Called by httpcore as it goes on.
@@ -232,8 +273,39 @@ class _Sending(httpx.AsyncByteStream):
         It begins anew where an HTTP/2 service closes its connection and says that it left the request
         out (RFC 9113 section 6.8). An upload is gone by then, so not even the head may go out again.
         """
-        if event.endswith("send_request_headers.started") and self._begun:
-            raise UpstreamError(Failure("reset", "upstream"), "the service closed the connection unused")
+        if event.endswith("send_request_headers.started"):
+            self.stop()
+            if self._streamed:
+                raise UpstreamError(Failure("reset", "upstream"), "the service closed the connection unused")
+            self.begun = True
+        elif event.endswith("receive_response_headers.started"):
+            self.expect_within(self._timeouts.first_byte)
+
+    def expect_within(self, seconds: float) -> None:
+        """The service has this long, from now on, for what it is to do."""
+        self.stop()
+        self._timer = self._clock.call_later(seconds, self._too_late)
+
+    def stop(self) -> None:
+        """It need do nothing for now."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _too_late(self) -> None:
+        if self._task is not None:
+            self._late = True
+            self._task.cancel()
+
+    def was_late(self) -> bool:
+        """Whether that is why the task was cancelled; if so the cancellation is undone."""
+        self.stop()
+        return self._late and self._task is not None and self._task.uncancel() <= self._cancelling
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """What is sent under one limit of time."""
+    for start in range(0, len(data), PIECE):
+        yield data[start : start + PIECE]
 
 
 def _framed(request: UpstreamRequest) -> Headers:
@@ -245,6 +317,11 @@ def _framed(request: UpstreamRequest) -> Headers:
     if request.length is not None:
         return [*request.headers, (b"content-length", b"%d" % request.length)]
     return [*request.headers, (b"transfer-encoding", b"chunked")]
+
+
+def _late(*, request_sent: bool) -> UpstreamError:
+    reason = "the service did not answer in time" if request_sent else "no connection in time"
+    return UpstreamError(Failure("timeout", "upstream", request_sent=request_sent), reason)
 
 
 def _translated(error: httpx.TransportError) -> UpstreamError:

@@ -9,6 +9,7 @@ from typing import Self, TypeAlias
 import h2.config
 import h2.connection
 import h2.events
+from h2.settings import SettingCodes, Settings
 
 from asgi_gateway.types import Headers
 
@@ -82,6 +83,9 @@ class Link:
         self.writer.write(self.h2.data_to_send())
 
     async def serve(self) -> None:
+        if self.service.room is not None:
+            settings = {SettingCodes.MAX_CONCURRENT_STREAMS: self.service.room}
+            self.h2.local_settings = Settings(client=False, initial_values=settings)
         self.h2.initiate_connection()
         self.flush()
         async with asyncio.TaskGroup() as group:
@@ -109,11 +113,15 @@ class Link:
 
 
 class H2Service:
-    """Runs a handler for every request from its head on; `takes` says whether uploads get further windows."""
+    """Runs a handler for every request from its head on.
 
-    def __init__(self, handler: Handler, *, takes: bool = True) -> None:
+    `takes` says whether uploads get further windows, `room` how many streams a connection may have.
+    """
+
+    def __init__(self, handler: Handler, *, takes: bool = True, room: int | None = None) -> None:
         self.handler = handler
         self.takes = takes
+        self.room = room
         self.streams: list[Stream] = []
         self.links: list[Link] = []
         self._tasks: set[asyncio.Task[None]] = set()

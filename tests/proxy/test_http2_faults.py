@@ -1,12 +1,17 @@
 """HTTP/2 services that fail, and what they do to their clients: by frames on a real socket."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
+from asgi_gateway.errors import ResponseAborted
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.httpx import HttpxTransport
-from asgi_gateway.testing import request
+from asgi_gateway.testing import Conversation, ManualClock, http_scope, request, settle
 from tests.proxy.conftest import build_transport
 from tests.proxy.h2_service import H2Service, Stream
 
@@ -52,3 +57,120 @@ async def test_an_upload_at_hand_is_sent_again_after_a_goaway() -> None:
         await request(app)
         assert (await request(app, "POST", headers=CHUNKED, body=b"abcd")).body == b"abcd"
         assert len(service.links) == 2
+
+
+async def ticking(stream: Stream) -> None:
+    """Events without an end, nothing at all, or an answer: by the path."""
+    if stream.path == b"/events":
+        stream.head()
+        while not stream.reset.is_set():
+            stream.data(b"tick")
+            await asyncio.sleep(0.02)
+    elif stream.path == b"/ok":
+        stream.answer()
+
+
+async def test_the_time_of_one_request_is_not_renewed_by_another() -> None:
+    async with H2Service(ticking) as service, proxy(service, timeouts={"first_byte": 0.3}) as app:
+        async with Conversation(app, http_scope(path="/events")) as events:
+            await events.next()
+            silent = await asyncio.wait_for(request(app, path="/silent"), 2)
+            assert (silent.status, silent.header("x-gateway-error")) == (504, "upstream_timeout")
+            await service.streams[1].reset.wait()
+            await events.next()
+            events.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await events.finish()
+
+
+async def test_the_silence_of_one_answer_ends_no_other(clock: ManualClock) -> None:
+    async def handler(stream: Stream) -> None:
+        stream.head()
+        stream.data(b"first")
+        if stream.path == b"/other":
+            await asyncio.sleep(0)
+            more.append(stream)
+
+    more: list[Stream] = []
+    async with H2Service(handler) as service, proxy(service, clock=clock, timeouts={"idle": 60.0}) as app:
+        async with (
+            Conversation(app, http_scope(path="/silent")) as silent,
+            Conversation(app, http_scope(path="/other")) as other,
+        ):
+            for talk in (silent, other):
+                await talk.next()
+                assert (await talk.next())["body"] == b"first"
+            await clock.advance(50)
+            more[0].data(b"second")
+            assert (await other.next())["body"] == b"second"
+            await clock.advance(20)
+            with pytest.raises(ResponseAborted) as caught:
+                await silent.finish()
+            assert caught.value.failure.kind == "timeout"
+            more[0].data(b"third", end=True)
+            assert (await other.next())["body"] == b"third"
+            await other.finish()
+
+
+async def test_an_upload_that_the_service_does_not_take_is_a_timeout(clock: ManualClock) -> None:
+    async def handler(stream: Stream) -> None:
+        reached.set()
+
+    reached = asyncio.Event()
+    async with (
+        H2Service(handler, takes=False) as service,
+        proxy(service, clock=clock, timeouts={"idle": 60.0}) as app,
+    ):
+        asking = asyncio.create_task(request(app, "POST", headers=CHUNKED, body=[b"x" * 65536] * 3))
+        await reached.wait()
+        await settle()
+        await clock.advance(61)
+        assert (await asyncio.wait_for(asking, 2)).status == 504
+
+
+async def test_a_client_who_takes_its_time_to_upload_is_no_timeout(clock: ManualClock) -> None:
+    async def handler(stream: Stream) -> None:
+        await stream.ended.wait()
+        stream.answer(stream.body)
+
+    timeouts = {"connect": 5.0, "first_byte": 30.0, "idle": 60.0}
+    async with H2Service(handler) as service, proxy(service, clock=clock, timeouts=timeouts) as app:
+        async with Conversation(app, http_scope("POST", headers=CHUNKED)) as talk:
+            talk.body(b"ab", more=True)
+            await until(lambda: service.streams)
+            for _ in range(3):
+                await clock.advance(50)
+                talk.body(b"cd", more=True)
+            talk.body(b"")
+            assert (await talk.finish()).body == b"abcdcdcd"
+
+
+async def test_a_connection_that_fell_silent_is_asked_nothing_more(clock: ManualClock) -> None:
+    """It may be dead: whoever was at the other end left no word."""
+    async with H2Service(ticking) as service, proxy(service, clock=clock) as app:
+        asking = asyncio.create_task(request(app, path="/silent"))
+        await until(lambda: service.streams)
+        await clock.advance(31)
+        assert (await asyncio.wait_for(asking, 2)).status == 504
+        assert (await request(app, path="/ok")).status == 200
+        assert len(service.links) == 2
+
+
+async def test_a_service_without_room_for_another_stream_is_not_waited_for(clock: ManualClock) -> None:
+    async with H2Service(ticking, room=1) as service, proxy(service, clock=clock) as app:
+        first = asyncio.create_task(request(app, path="/silent"))
+        await until(lambda: service.streams)
+        second = asyncio.create_task(request(app, path="/ok"))
+        await settle()
+        await clock.advance(5.1)
+        refused = await asyncio.wait_for(second, 2)
+        assert (refused.status, refused.header("x-gateway-error")) == (504, "upstream_timeout")
+        assert len(service.streams) == 1
+        first.cancel()
+        await asyncio.wait([first])
+
+
+async def until(known: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not known():
+            await asyncio.sleep(0.001)
