@@ -1,18 +1,42 @@
-"""What httpcore 1.0 leaves undone for HTTP/2: ending the streams that nobody reads any more.
+"""What httpcore 1.0 and h2 4 leave undone for HTTP/2.
 
 httpcore forgets an abandoned stream without a word to the service, which then goes on sending, and
 what it sends eats up the connection's flow control window for good (RFC 9113 sections 5.4.2 and 6.9).
 There is no public way to reset one stream, so this reaches inside; tests hold that it works.
+
+h2 finds a header that it will not send when it has compressed those before it: from then on the
+service would read other headers than the following requests have. So they are looked at first.
 """
 
 # ruff: noqa: SLF001 - for what the text above says
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import httpcore
 import httpx
+
+from asgi_gateway.proxy.transport import MalformedRequest
+from asgi_gateway.types import Headers
+
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL: Final = re.compile(rb"[\0\r\n]")
+
+
+def check_headers(headers: Headers) -> None:
+    """Raise `MalformedRequest` for a header that HTTP/2 forbids (RFC 9113 section 8.2.1)."""
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name) or _CONTROL.search(value):
+            raise MalformedRequest("a header that HTTP/2 forbids")
+
+
+def protocol_errors() -> tuple[type[Exception], ...]:
+    """What h2 raises where a service breaks the protocol; httpcore lets it through inside an answer."""
+    from h2.exceptions import ProtocolError
+
+    return (ProtocolError,)
 
 
 async def reset_forgotten(transport: httpx.AsyncBaseTransport, seconds: float, *, retire: bool) -> None:
@@ -27,11 +51,21 @@ async def reset_forgotten(transport: httpx.AsyncBaseTransport, seconds: float, *
             http2._connection_error |= retire
             timeout = {"timeout": {"write": seconds}}
             await http2._write_outgoing_data(httpcore.Request("GET", "http://-", extensions=timeout))
+            if _over(http2):  # which h2 has not told anybody else who waits there
+                await http2.aclose()
+
+
+def _over(http2: Any) -> bool:
+    """Whether nothing can be said on a connection any more."""
+    over: bool = http2._h2_state.state_machine.state.name == "CLOSED"
+    return over
 
 
 def _reset(http2: Any) -> bool:
     from h2.errors import ErrorCodes
 
+    if _over(http2):
+        return True
     state = http2._h2_state
     forgotten = [
         (number, stream)

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any
 
 import httpcore
 import httpx
 
-from asgi_gateway.clock import Clock, Timer
+from asgi_gateway.clock import Clock
 from asgi_gateway.errors import Failure, MissingExtra
-from asgi_gateway.proxy.http2 import reset_forgotten
+from asgi_gateway.proxy.http2 import check_headers, protocol_errors, reset_forgotten
+from asgi_gateway.proxy.sending import Sending
 from asgi_gateway.proxy.tls import Tls, client_context
 from asgi_gateway.proxy.transport import (
     Connections,
@@ -35,9 +36,6 @@ from asgi_gateway.proxy.transport import (
     overloaded,
 )
 from asgi_gateway.types import Headers
-
-PIECE: Final = 64 * 1024
-"""Bytes of an upload that the service has `timeouts.idle` to take."""
 
 
 class HttpxTransport:
@@ -63,6 +61,8 @@ class HttpxTransport:
         tls = tls or Tls()
         self._server_name = tls.server_name
         self._http2 = http2
+        self._breaches: tuple[type[Exception], ...] = protocol_errors() if http2 else ()
+        self._breaks: tuple[type[Exception], ...] = (httpx.TransportError, *self._breaches)
         self._url = f"{'https' if origin.tls else 'http'}://{origin.authority}/"
         self._timeouts = timeouts
         self._clock = clock
@@ -87,6 +87,8 @@ class HttpxTransport:
 
     async def exchange(self, request: UpstreamRequest) -> HttpxResponse:
         """Send a request; raises `UpstreamError`, or what the body's iterator raised."""
+        if self._http2:
+            check_headers(request.headers)
         await self._permit()
         self._in_flight += 1
         try:
@@ -138,7 +140,7 @@ class HttpxTransport:
         timeouts = self._timeouts
         # Reading has no limit there: over HTTP/2 it would be that of all who share a connection.
         waits = {"connect": timeouts.connect, "read": None, "write": timeouts.idle}
-        sending = _Sending(request.body, timeouts, self._clock)
+        sending = Sending(request.body, timeouts, self._clock)
         extensions: dict[str, Any] = {"target": request.target, "timeout": waits, "trace": sending.trace}
         if self._server_name is not None:
             extensions["sni_hostname"] = self._server_name
@@ -159,7 +161,7 @@ class HttpxTransport:
             if late:
                 raise _late(request_sent=sending.begun) from error
             if isinstance(error, httpx.TransportError):
-                raise _translated(error) from error
+                raise self._translated(error) from error
             raise
         finally:
             sending.stop()
@@ -173,8 +175,8 @@ class HttpxTransport:
         except TimeoutError as error:
             await self._abandoned(silent=True)
             raise _late(request_sent=True) from error
-        except httpx.TransportError as error:
-            raise _translated(error) from error
+        except self._breaks as error:
+            raise self._translated(error) from error
 
     async def _ended(self, *, complete: bool) -> None:
         try:
@@ -191,6 +193,21 @@ class HttpxTransport:
         if self._http2:
             with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException):
                 await reset_forgotten(self._transport, self._timeouts.idle, retire=silent)
+
+    def _translated(self, error: Exception) -> UpstreamError:
+        """Who failed, and whether the service can have seen the request."""
+        failure = Failure("reset", "upstream", request_sent=True)
+        if isinstance(error, httpx.ConnectTimeout):
+            failure = Failure("timeout", "upstream")
+        elif isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol):
+            failure = Failure("connect", "upstream")
+        elif isinstance(error, httpx.TimeoutException):
+            failure = Failure("timeout", "upstream", request_sent=True)
+        elif isinstance(error, httpx.LocalProtocolError) and not self._http2:
+            raise MalformedRequest("httpx will not send it") from error
+        elif isinstance(error, (httpx.ProtocolError, *self._breaches)) and "disconnected" not in str(error):
+            failure = Failure("protocol", "upstream", request_sent=True)
+        return UpstreamError(failure, repr(error))
 
 
 class HttpxResponse:
@@ -236,78 +253,6 @@ class HttpxResponse:
             await self._on_ended(complete=self._complete)
 
 
-class _Sending(httpx.AsyncByteStream):
-    """A request on its way: its body, how far it has come, and how long the service may take now.
-
-    Whoever makes it is the task that sends, and is cancelled when the time is over.
-    """
-
-    def __init__(self, body: bytes | AsyncIterator[bytes] | None, timeouts: Timeouts, clock: Clock) -> None:
-        self.begun = False
-        self._body = body
-        self._timeouts = timeouts
-        self._clock = clock
-        self._streamed = False
-        self._late = False
-        self._timer: Timer | None = None
-        self._task = asyncio.current_task()
-        self._cancelling = self._task.cancelling() if self._task is not None else 0
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        self.begun = True
-        if isinstance(self._body, bytes):
-            for piece in _pieces(self._body):
-                self.expect_within(self._timeouts.idle)
-                yield piece
-        elif self._body is not None:
-            self._streamed = True
-            async for chunk in self._body:
-                for piece in _pieces(chunk):
-                    self.expect_within(self._timeouts.idle)
-                    yield piece
-                self.stop()
-
-    async def trace(self, event: str, _: dict[str, Any]) -> None:
-        """Called by httpcore as it goes on.
-
-        It begins anew where an HTTP/2 service closes its connection and says that it left the request
-        out (RFC 9113 section 6.8). An upload is gone by then, so not even the head may go out again.
-        """
-        if event.endswith("send_request_headers.started"):
-            self.stop()
-            if self._streamed:
-                raise UpstreamError(Failure("reset", "upstream"), "the service closed the connection unused")
-            self.begun = True
-        elif event.endswith("receive_response_headers.started"):
-            self.expect_within(self._timeouts.first_byte)
-
-    def expect_within(self, seconds: float) -> None:
-        """The service has this long, from now on, for what it is to do."""
-        self.stop()
-        self._timer = self._clock.call_later(seconds, self._too_late)
-
-    def stop(self) -> None:
-        """It need do nothing for now."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _too_late(self) -> None:
-        if self._task is not None:
-            self._late = True
-            self._task.cancel()
-
-    def was_late(self) -> bool:
-        """Whether that is why the task was cancelled; if so the cancellation is undone."""
-        self.stop()
-        return self._late and self._task is not None and self._task.uncancel() <= self._cancelling
-
-
-def _pieces(data: bytes) -> Iterator[bytes]:
-    """What is sent under one limit of time."""
-    for start in range(0, len(data), PIECE):
-        yield data[start : start + PIECE]
-
-
 def _framed(request: UpstreamRequest) -> Headers:
     """The headers with the framing that h11 and h2 expect to be told."""
     if request.body is None:
@@ -322,20 +267,3 @@ def _framed(request: UpstreamRequest) -> Headers:
 def _late(*, request_sent: bool) -> UpstreamError:
     reason = "the service did not answer in time" if request_sent else "no connection in time"
     return UpstreamError(Failure("timeout", "upstream", request_sent=request_sent), reason)
-
-
-def _translated(error: httpx.TransportError) -> UpstreamError:
-    """Who failed, and whether the service can have seen the request."""
-    if isinstance(error, httpx.ConnectTimeout):
-        failure = Failure("timeout", "upstream")
-    elif isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol):
-        failure = Failure("connect", "upstream")
-    elif isinstance(error, httpx.TimeoutException):
-        failure = Failure("timeout", "upstream", request_sent=True)
-    elif isinstance(error, httpx.LocalProtocolError):
-        raise MalformedRequest("httpx will not send it") from error
-    elif isinstance(error, httpx.RemoteProtocolError) and "disconnected" not in str(error):
-        failure = Failure("protocol", "upstream", request_sent=True)
-    else:
-        failure = Failure("reset", "upstream", request_sent=True)
-    return UpstreamError(failure, repr(error))

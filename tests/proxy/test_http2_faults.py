@@ -170,6 +170,90 @@ async def test_a_service_without_room_for_another_stream_is_not_waited_for(clock
         await asyncio.wait([first])
 
 
+FRAME_DATA, FRAME_RESET, FRAME_UNKNOWN_SETTINGS = 0, 3, 4
+
+
+def data_on_no_stream(stream: Stream) -> None:
+    stream.raw(FRAME_DATA, b"x", stream=0)
+
+
+def reset_of_no_stream(stream: Stream) -> None:
+    stream.raw(FRAME_RESET, bytes(4), stream=0)
+
+
+def settings_cut_short(stream: Stream) -> None:
+    stream.raw(FRAME_UNKNOWN_SETTINGS, b"abc", stream=0)
+
+
+def data_before_the_head(stream: Stream) -> None:
+    stream.raw(FRAME_DATA, b"x")
+
+
+BREACHES = [data_on_no_stream, reset_of_no_stream, settings_cut_short]
+
+
+@pytest.mark.parametrize("breach", [*BREACHES, data_before_the_head], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("body", [None, [b"ab", b"cd"]], ids=["", "upload"])
+async def test_a_service_that_breaks_the_protocol_is_to_blame(
+    breach: Callable[[Stream], None], body: list[bytes] | None
+) -> None:
+    async def handler(stream: Stream) -> None:
+        breach(stream)
+
+    async with H2Service(handler) as service, proxy(service) as app:
+        headers = CHUNKED if body else []
+        answer = await request(app, "POST", headers=headers, body=body or b"")
+        assert (answer.status, answer.header("x-gateway-error")) == (502, "upstream_protocol")
+
+
+@pytest.mark.parametrize("breach", BREACHES, ids=lambda f: f.__name__)
+async def test_a_service_that_breaks_the_protocol_inside_its_answer_is_to_blame(
+    breach: Callable[[Stream], None],
+) -> None:
+    async def handler(stream: Stream) -> None:
+        stream.head()
+        stream.data(b"part")
+        await told.wait()
+        breach(stream)
+
+    told = asyncio.Event()
+    async with H2Service(handler) as service, proxy(service) as app:
+        async with Conversation(app, http_scope()) as talk:
+            await talk.next()
+            await talk.next()
+            told.set()
+            with pytest.raises(ResponseAborted) as caught:
+                await talk.finish()
+            assert caught.value.failure.code == "upstream_protocol"
+
+
+async def test_who_shares_a_connection_with_a_breach_is_not_kept_waiting() -> None:
+    async def handler(stream: Stream) -> None:
+        if stream.path == b"/breach":
+            data_on_no_stream(stream)
+
+    async with H2Service(handler) as service, proxy(service) as app:
+        waiting = asyncio.create_task(request(app, path="/wait"))
+        await until(lambda: service.streams)
+        await request(app, path="/breach")
+        assert (await asyncio.wait_for(waiting, 2)).status == 502
+
+
+@pytest.mark.parametrize("header", [(b"", b"x"), (b":x", b"y"), (b"x-a", b"b\r\nx-c: d"), (b"x y", b"z")])
+async def test_a_header_that_http2_forbids_reaches_no_service_and_spoils_no_connection(
+    header: tuple[bytes, bytes],
+) -> None:
+    """What is refused halfway has been compressed in part, and the service would not know of it."""
+    async with H2Service(ticking) as service, proxy(service) as app:
+        await request(app, path="/ok")
+        answer = await request(app, path="/ok", headers=[(b"x-before", b"1"), header])
+        assert (answer.status, answer.header("x-gateway-error")) == (400, "bad_request")
+        for value in (b"2", b"2"):
+            assert (await request(app, path="/ok", headers=[(b"x-after", value)])).status == 200
+        assert [stream.headers.get(b"x-after") for stream in service.streams] == [None, b"2", b"2"]
+        assert len(service.links) == 1
+
+
 async def until(known: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
         while not known():
