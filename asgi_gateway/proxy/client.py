@@ -1,8 +1,9 @@
 """The client's side of an exchange: its upload, and whether it is still there.
 
 A client who leaves is noticed by listening to `receive`: inside the upload by the upload itself,
-afterwards by a task, or under our own server by a callback. Either is begun only for an exchange older
-than `WATCH_AFTER`, so that a short exchange costs neither a task nor a timer.
+afterwards by a task. Our own server offers a callback, which an upload that waits for the service needs
+too. Either is begun only for an exchange older than `WATCH_AFTER`, so that a short exchange costs
+neither a task nor a timer.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Client:
     def __call__(self) -> None:
         """The exchange has lasted `WATCH_AFTER`."""
         self._old = True
-        if self._uploaded:
+        if self._uploaded or self._on_disconnect is not None:
             self._watch()
 
     def _watch(self) -> None:

@@ -14,7 +14,7 @@ The rules, all kept in this file; how an answer is read is `AnswerReader`'s:
 - A request whose upload fails is never finished: no last chunk, no missing bytes made up.
 - Reading stops while more than `BUFFER` bytes wait for the client; writing waits for the service.
 - One timer a connection, moved rather than made anew: it wakes up, looks whether its time has
-  really come, and goes back to sleep if not.
+  really come, and goes back to sleep if not. Another, for as long as an upload waits for the service.
 """
 
 from __future__ import annotations
@@ -253,13 +253,17 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
             self._expect_within(self._timeouts.first_byte)
 
     async def _writable(self) -> None:
+        """Wait until the service has taken some. It has its time for that, whatever it says meanwhile."""
         self._drained = self._loop.create_future()
-        if not self.status:
-            self._expect_within(self._timeouts.idle)
-        await self._drained
-        self._drained = None
-        if not self.status:
-            self._due = None
+        stalled = self._clock.call_later(self._timeouts.idle, self._on_stalled)
+        try:
+            await self._drained
+        finally:
+            stalled.cancel()
+            self._drained = None
+
+    def _on_stalled(self) -> None:
+        self._fail_as("timeout", "the service did not take the upload in time")
 
     def pause_writing(self) -> None:
         self._paused_writing = True
