@@ -241,6 +241,8 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
                     write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
                 else:
                     write(chunk)
+                if self._due is not None:  # the answer has begun, and this too is a sign of life
+                    self._expect_within(self._timeouts.idle)
                 if self._paused_writing:
                     await self._writable()
         except Exception as error:  # noqa: BLE001 - whatever ended the upload is raised to the exchange
@@ -251,6 +253,8 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
         self._sent_whole = True
         if not self.status:
             self._expect_within(self._timeouts.first_byte)
+        elif self._due is not None:
+            self._expect_within(self._timeouts.idle)
 
     async def _writable(self) -> None:
         """Wait until the service has taken some. It has its time for that, whatever it says meanwhile."""

@@ -94,3 +94,52 @@ async def test_an_upload_that_is_not_taken_is_a_timeout_though_the_answer_goes_o
         with pytest.raises(ResponseAborted) as caught:
             await talk.finish(2)
         assert caught.value.failure.kind == "timeout"
+
+
+async def test_an_upload_that_moves_keeps_an_answer_alive_that_began_before_it(
+    make_http1: MakeTransport, clock: ManualClock
+) -> None:
+    """Some services send their head at once and say the rest when they have read everything."""
+
+    async def handler(request: Request, connection: Connection) -> None:
+        await connection.send_head(200, [(b"Transfer-Encoding", b"chunked")])
+        await connection.send_chunk(await request.body())
+        await connection.send_chunk(b"")
+
+    async with (
+        Upstream(handler) as upstream,
+        make_http1(upstream.port, clock=clock, timeouts={"idle": 60.0}) as transport,
+        Conversation(proxy(transport, clock), http_scope(**UPLOAD)) as talk,
+    ):
+        talk.body(b"0", more=True)
+        assert (await talk.next())["status"] == 200
+        for number in range(1, 5):
+            await clock.advance(50)
+            talk.body(b"%d" % number, more=True)
+        await clock.advance(50)
+        talk.body()
+        assert (await talk.finish(2)).body == b"01234"
+
+
+@pytest.mark.parametrize("last", [(b"1", True), (b"1", False), (b"", False)], ids=["part", "last", "end"])
+async def test_an_answer_stands_still_no_longer_than_its_upload_did(
+    make_http1: MakeTransport, clock: ManualClock, last: tuple[bytes, bool]
+) -> None:
+    async def handler(request: Request, connection: Connection) -> None:
+        await connection.send_head(200, [(b"Transfer-Encoding", b"chunked")])
+        await connection.hang()
+
+    async with (
+        Upstream(handler) as upstream,
+        make_http1(upstream.port, clock=clock, timeouts={"idle": 60.0}) as transport,
+        Conversation(proxy(transport, clock), http_scope(**UPLOAD)) as talk,
+    ):
+        talk.body(b"0", more=True)
+        assert (await talk.next())["status"] == 200
+        await clock.advance(50)
+        talk.body(last[0], more=last[1])
+        await clock.advance(59)
+        assert not talk.done
+        await clock.advance(2)
+        with pytest.raises(ResponseAborted):
+            await talk.finish(2)
