@@ -206,12 +206,11 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
         """End the exchange: back to the pool if both messages ended well, else broken off."""
         if not self._owned or self.release():
             return
-        self._owned = False
         self._due = None
+        self.abort()
         if self._upload is not None and not self._upload.done():
             self._upload.cancel()
             await asyncio.wait([self._upload])
-        self.abort()
 
     def abort(self) -> None:
         """Close at once, without flushing."""
@@ -250,6 +249,9 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
             return
         if chunked and not self.closed:
             write(b"0\r\n\r\n")
+        self._upload_sent()
+
+    def _upload_sent(self) -> None:
         self._sent_whole = True
         if not self.status:
             self._expect_within(self._timeouts.first_byte)

@@ -12,11 +12,12 @@ from asgi_gateway.context import ON_DISCONNECT
 from asgi_gateway.errors import ResponseAborted
 from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.client import WATCH_AFTER
-from asgi_gateway.testing import Conversation, ManualClock, Upstream, http_scope, settle
+from asgi_gateway.proxy.transport import UpstreamRequest
+from asgi_gateway.testing import Conversation, ManualClock, Upstream, behaviours, http_scope, settle
 from asgi_gateway.testing.connection import Connection
 from asgi_gateway.testing.received import Request
 from asgi_gateway.types import Scope
-from tests.proxy.conftest import MakeTransport
+from tests.proxy.conftest import MakeTransport, fetch
 
 
 class Ticking:
@@ -143,3 +144,27 @@ async def test_an_answer_stands_still_no_longer_than_its_upload_did(
         await clock.advance(2)
         with pytest.raises(ResponseAborted):
             await talk.finish(2)
+
+
+async def test_a_second_cancellation_leaves_no_connection_behind(make_http1: MakeTransport) -> None:
+    leaving, may_leave = asyncio.Event(), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            yield b"part"
+            await asyncio.Event().wait()
+        finally:
+            leaving.set()
+            await may_leave.wait()
+
+    async with Upstream(behaviours.hang()) as upstream, make_http1(upstream.port) as transport:
+        asking = asyncio.ensure_future(fetch(transport, UpstreamRequest(b"POST", b"/", [], body())))
+        await upstream.wait_for(lambda: upstream.requests and upstream.requests[0].content)
+        asking.cancel()
+        await leaving.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        may_leave.set()
+        await settle()
+        assert transport.in_flight == 0
+        await upstream.wait_for(lambda: upstream.requests[0].ended == "aborted", 2)
