@@ -224,6 +224,7 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
 
     def cut(self) -> None:
         """Break the exchange off; it fails as ``draining``."""
+        self.closed = True
         self._fail(draining(request_sent=True))
 
     # Sending a body

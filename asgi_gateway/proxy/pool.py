@@ -189,8 +189,7 @@ class Http1Transport:
                 connection = await self._dialer.connect(
                     lambda: Http1Connection(loop, self._clock, self._timeouts)
                 )
-            if connection.closed:
-                raise ConnectionResetError("closed as soon as it was open")
+            self._admit(connection)
         except BaseException as error:
             self._slot_freed()
             if isinstance(error, TimeoutError):
@@ -198,9 +197,17 @@ class Http1Transport:
             if isinstance(error, OSError):
                 raise _no_connection("connect", error) from error
             raise
+        return connection
+
+    def _admit(self, connection: Http1Connection) -> None:
+        """Take a new connection into care, unless it comes too late or is closed already."""
+        if self._cut:
+            connection.abort()
+            raise draining(request_sent=False)
+        if connection.closed:
+            raise ConnectionResetError("closed as soon as it was open")
         connection.attach(self._released, self._closed)
         self._connections.add(connection)
-        return connection
 
     # Giving back
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from asgi_gateway.proxy.transport import MalformedRequest, UpstreamError, UpstreamRequest
+from asgi_gateway.proxy.transport import MalformedRequest, UpstreamError, UpstreamRequest, draining
 from asgi_gateway.testing import ManualClock, Upstream, behaviours, refused_url, settle
 from tests.proxy.conftest import MakeTransport, fetch, get
 
@@ -371,3 +371,36 @@ async def test_a_request_that_cannot_be_made_takes_no_connection(
         assert transport.in_flight == 0
         assert await asyncio.wait_for(fetch(transport), 1) == b"ok"
         assert upstream.connections.total == 1
+
+
+async def test_nothing_begins_on_a_connection_that_was_still_being_made_at_the_cut(
+    make_http1: MakeTransport,
+) -> None:
+    async with Upstream(behaviours.answer()) as upstream, make_http1(upstream.port) as transport:
+        asking = asyncio.ensure_future(fetch(transport))
+        await asyncio.sleep(0)
+        assert transport.in_flight == 1
+        await transport.aclose()
+        await transport.cut()
+        with pytest.raises(UpstreamError) as caught:
+            await asking
+        assert caught.value.failure == draining(request_sent=False).failure
+        assert upstream.requests == []
+        assert transport.in_flight == 0
+
+
+async def test_who_was_just_handed_a_connection_at_the_cut_is_told_so(make_http1: MakeTransport) -> None:
+    async with (
+        Upstream.script(behaviours.answer(), behaviours.hang()) as upstream,
+        make_http1(upstream.port, connections={"max": 1}) as transport,
+    ):
+        first = await transport.exchange(get())
+        waiting = asyncio.ensure_future(fetch(transport))
+        await settle()
+        await first.read()
+        await first.aclose()  # hands it on, but who waits has not run yet
+        await transport.cut()
+        with pytest.raises(UpstreamError) as caught:
+            await waiting
+        assert caught.value.failure == draining(request_sent=False).failure
+        assert len(upstream.requests) == 1
