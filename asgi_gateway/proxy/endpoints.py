@@ -10,6 +10,7 @@ and says when time alone will change them next. A request looks at that time and
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from math import inf
@@ -27,6 +28,8 @@ from asgi_gateway.proxy.health_checks import HealthChecks
 from asgi_gateway.proxy.resolution import Name
 from asgi_gateway.runtime import EndpointStatus, Runtime
 from asgi_gateway.types import Receive, Scope, Send
+
+_logger = logging.getLogger("asgi_gateway.resolution")
 
 NO_ENDPOINT: Final = Failure("no_endpoint", "gateway")
 SLOW_START_STEPS: Final = 20
@@ -352,8 +355,17 @@ class EndpointsApp:
     async def _follow(self, named: Endpoint, name: Name[Endpoint]) -> None:
         """Keep an endpoint for each address of a name in the place of the one for the name itself."""
         current = {"": named}
-        async for addresses in name.changes():
-            following = {address: current.get(address) or name.make(address) for address in addresses}
+        async for addresses in name.lookups():
+            if addresses == list(current):
+                continue
+            try:
+                following = {address: current.get(address) or name.make(address) for address in addresses}
+            except (
+                OSError,
+                ValueError,
+            ) as error:  # a renewal of TLS files: next time, then
+                _logger.warning("new addresses of %s cannot be used: %s", named.name, error)
+                continue
             for endpoint in following.values():
                 endpoint.weight = named.weight / len(following)
             new = [endpoint for address, endpoint in following.items() if address not in current]

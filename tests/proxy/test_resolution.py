@@ -4,9 +4,11 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from asgi_gateway import Gateway
 from asgi_gateway.proxy.endpoints import EndpointsApp
@@ -141,3 +143,39 @@ async def test_addresses_stand_where_their_name_stood(zone: Zone) -> None:
         await settle()
         found = [(endpoint.name, endpoint.weight) for endpoint in app_of(made)._endpoints]
     assert found == [(f"{FIRST}:80", 0.5), (f"{SECOND}:80", 0.5), (f"{FIRST}:81", 2), (f"{SECOND}:81", 2)]
+
+
+async def test_an_address_that_cannot_be_used_yet_is_taken_at_a_later_lookup(
+    zone: Zone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the middle of a renewal the new certificate lies beside the old key."""
+    authority = trustme.CA()
+    ours, other = authority.issue_cert("gateway.test"), authority.issue_cert("gateway.test")
+    certificate, key = tmp_path / "own.pem", tmp_path / "own.key"
+    ours.cert_chain_pems[0].write_to_path(str(certificate))
+    ours.private_key_pem.write_to_path(str(key))
+    tls = {"certificate": str(certificate), "key": str(key)}
+    clock = ManualClock()
+    zone.addresses = [FIRST]
+    async with gateway(443, clock, url="https://service.test:443", tls=tls) as made:
+        app_of(made).start()
+        await settle()
+        other.cert_chain_pems[0].write_to_path(str(certificate))
+        zone.addresses = [FIRST, SECOND]
+        await clock.advance(30)
+        assert names(made) == [FIRST]
+        assert "'certificate' cannot be used" in caplog.text
+        other.private_key_pem.write_to_path(str(key))
+        await clock.advance(30)
+        assert names(made) == [FIRST, SECOND]
+
+
+async def test_a_host_that_is_no_name_is_a_lookup_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    clock = ManualClock()
+    async with gateway(80, clock, url="http://a..b:80") as made:
+        app_of(made).start()
+        async with asyncio.timeout(5):
+            while len(caplog.records) < 2:
+                await asyncio.sleep(0.001)  # the resolver has a thread of its own
+                await clock.advance(30)
+        assert names(made) == ["a..b"]
