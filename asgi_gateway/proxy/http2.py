@@ -39,6 +39,18 @@ def protocol_errors() -> tuple[type[Exception], ...]:
     return (ProtocolError,)
 
 
+def broke_off(error: Exception) -> bool:
+    """Whether the service ended a stream or the connection, as it may, rather than broke the protocol."""
+    from h2.events import ConnectionTerminated, StreamReset
+    from h2.exceptions import StreamClosedError
+
+    said = error.__cause__.args[0] if error.__cause__ is not None and error.__cause__.args else None
+    if isinstance(said, StreamReset):
+        return bool(said.remote_reset)
+    closed_before = "ConnectionState.CLOSED" in str(error)
+    return closed_before or isinstance(said, ConnectionTerminated | StreamClosedError)
+
+
 async def reset_forgotten(transport: httpx.AsyncBaseTransport, seconds: float, *, retire: bool) -> None:
     """Reset every open stream that httpcore has forgotten; writing takes `seconds` at most.
 

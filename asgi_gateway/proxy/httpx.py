@@ -22,7 +22,7 @@ import httpx
 
 from asgi_gateway.clock import Clock
 from asgi_gateway.errors import Failure, MissingExtra
-from asgi_gateway.proxy.http2 import check_headers, protocol_errors, reset_forgotten
+from asgi_gateway.proxy.http2 import broke_off, check_headers, protocol_errors, reset_forgotten
 from asgi_gateway.proxy.sending import Sending
 from asgi_gateway.proxy.tls import Tls, client_context
 from asgi_gateway.proxy.transport import (
@@ -203,11 +203,14 @@ class HttpxTransport:
             failure = Failure("connect", "upstream")
         elif isinstance(error, httpx.TimeoutException):
             failure = Failure("timeout", "upstream", request_sent=True)
-        elif isinstance(error, httpx.LocalProtocolError) and not self._http2:
-            raise MalformedRequest("httpx will not send it") from error
-        elif isinstance(error, (httpx.ProtocolError, *self._breaches)) and "disconnected" not in str(error):
+        elif isinstance(error, (httpx.ProtocolError, *self._breaches)) and not self._broke_off(error):
+            if isinstance(error, httpx.LocalProtocolError) and not self._http2:
+                raise MalformedRequest("httpx will not send it") from error
             failure = Failure("protocol", "upstream", request_sent=True)
         return UpstreamError(failure, repr(error))
+
+    def _broke_off(self, error: Exception) -> bool:
+        return "disconnected" in str(error) or (self._http2 and broke_off(error))
 
 
 class HttpxResponse:

@@ -13,7 +13,7 @@ from asgi_gateway.proxy.app import ProxyApp
 from asgi_gateway.proxy.httpx import HttpxTransport
 from asgi_gateway.testing import Conversation, ManualClock, http_scope, request, settle
 from tests.proxy.conftest import build_transport
-from tests.proxy.h2_service import H2Service, Stream
+from tests.proxy.h2_service import OK, H2Service, Stream
 
 CHUNKED = [(b"transfer-encoding", b"chunked")]
 
@@ -252,6 +252,46 @@ async def test_a_header_that_http2_forbids_reaches_no_service_and_spoils_no_conn
             assert (await request(app, path="/ok", headers=[(b"x-after", value)])).status == 200
         assert [stream.headers.get(b"x-after") for stream in service.streams] == [None, b"2", b"2"]
         assert len(service.links) == 1
+
+
+@pytest.mark.parametrize("size", [2, 40_000])
+async def test_an_answer_that_is_here_whole_survives_a_goaway_behind_it(size: int) -> None:
+    async def handler(stream: Stream) -> None:
+        link = stream.link
+        link.h2.send_headers(stream.number, OK)
+        for start in range(0, size, 10_000):
+            link.h2.send_data(stream.number, b"x" * min(10_000, size), end_stream=start + 10_000 >= size)
+        stream.go_away(last=stream.number)
+
+    async with H2Service(handler) as service, proxy(service) as app:
+        for _ in range(3):
+            assert (await request(app)).body == b"x" * size
+        assert len(service.links) == 3
+
+
+@pytest.mark.parametrize("how", ["goaway", "reset"])
+async def test_a_service_that_ends_what_it_serves_closed_the_connection(how: str) -> None:
+    async def handler(stream: Stream) -> None:
+        if stream.path == b"/answering":
+            stream.head()
+            stream.data(b"part")
+            await told.wait()
+        if how == "goaway":
+            stream.go_away(last=stream.number)
+        else:
+            stream.raw(FRAME_RESET, bytes(4))
+
+    told = asyncio.Event()
+    async with H2Service(handler) as service, proxy(service) as app:
+        async with Conversation(app, http_scope(path="/answering")) as talk:
+            await talk.next()
+            await talk.next()
+            told.set()
+            with pytest.raises(ResponseAborted) as caught:
+                await talk.finish()
+            assert caught.value.failure.code == "upstream_reset"
+        answer = await request(app)
+        assert (answer.status, answer.header("x-gateway-error")) == (502, "upstream_reset")
 
 
 async def until(known: Callable[[], object]) -> None:
