@@ -186,9 +186,12 @@ class EndpointsApp:
         self._watch(self._endpoints)
 
     async def warm(self) -> None:
-        """Start, and open the connections that the endpoints are to have from the start."""
+        """Start, and open the connections that the endpoints are to have from the start.
+
+        Those of a name are opened when its addresses are known.
+        """
         self.start()
-        await asyncio.gather(*(endpoint.app.warm() for endpoint in self._endpoints))
+        await _warm(endpoint for endpoint in self._endpoints if endpoint not in self._names)
 
     async def aclose(self) -> None:
         """Stop the checks and close the connections to every endpoint."""
@@ -377,6 +380,7 @@ class EndpointsApp:
             self._watch(new)
             for endpoint in gone:
                 await self._leave(endpoint)
+            await _warm(new)
 
     async def _leave(self, endpoint: Endpoint) -> None:
         self._end(endpoint)
@@ -387,6 +391,10 @@ class EndpointsApp:
         task = self._tasks.pop(key, None) if self._tasks else None
         if task is not None:
             task.cancel()
+
+
+async def _warm(endpoints: Iterable[Endpoint]) -> None:
+    await asyncio.gather(*(endpoint.app.warm() for endpoint in endpoints))
 
 
 def request_key(name: str) -> KeyFunction:

@@ -179,3 +179,17 @@ async def test_a_host_that_is_no_name_is_a_lookup_that_fails(caplog: pytest.LogC
                 await asyncio.sleep(0.001)  # the resolver has a thread of its own
                 await clock.advance(30)
         assert names(made) == ["a..b"]
+
+
+async def test_every_address_has_its_connections_opened_ahead_and_the_name_none(zone: Zone) -> None:
+    clock = ManualClock()
+    zone.addresses = [FIRST]
+    async with Upstream(behaviours.answer()) as one:
+        async with Upstream(behaviours.answer(), host=SECOND, port=one.port) as other:
+            async with gateway(one.port, clock, connections={"warm": 2}) as made:
+                await app_of(made).warm()
+                await one.wait_for(lambda: one.connections.open == 2)
+                zone.addresses = [FIRST, SECOND]
+                await clock.advance(30)
+                await other.wait_for(lambda: other.connections.open == 2)
+                assert (one.connections.total, other.connections.total) == (2, 2)
