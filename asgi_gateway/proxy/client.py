@@ -21,6 +21,9 @@ from asgi_gateway.types import Receive, Scope
 WATCH_AFTER: Final = 0.05
 """Seconds after which an exchange begins to watch for its client leaving."""
 
+MAX_DIGITS: Final = 19
+"""Of a Content-Length: more than anybody sends, and all that others can hold in 64 bits."""
+
 
 class Client:
     """One client, for the length of one exchange.
@@ -149,6 +152,6 @@ class _Upload:
 
 def _declared_length(values: list[bytes]) -> int:
     value = values[0]
-    if not value.isdigit() or (len(values) > 1 and len(set(values)) > 1):
+    if not value.isdigit() or len(value) > MAX_DIGITS or (len(values) > 1 and len(set(values)) > 1):
         raise MalformedRequest("its Content-Length is not one number")
     return int(value)
