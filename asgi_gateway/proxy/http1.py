@@ -313,6 +313,7 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
         """The service closed its side; the event loop closes ours and reports it."""
         if not self._owned:
             self.closed = True
+        self._keep_alive = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True

@@ -99,6 +99,8 @@ class Http1Transport:
             _logger.warning(message, self._origin.name, len(failures), wanted, failures[-1])
 
     async def _warm_one(self) -> UpstreamError | None:
+        if self._open >= self._limits.max:  # requests took the places meanwhile
+            return None
         self._open += 1
         try:
             self._released(await self._connect())
@@ -175,7 +177,7 @@ class Http1Transport:
             connection = turn.result()
             if connection is None:
                 self._slot_freed()
-            else:
+            elif not connection.closed:
                 self._released(connection)
 
     async def _connect(self) -> Http1Connection:

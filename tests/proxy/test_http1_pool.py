@@ -404,3 +404,38 @@ async def test_who_was_just_handed_a_connection_at_the_cut_is_told_so(make_http1
             await waiting
         assert caught.value.failure == draining(request_sent=False).failure
         assert len(upstream.requests) == 1
+
+
+async def test_opening_ahead_takes_no_place_that_a_request_has(make_http1: MakeTransport) -> None:
+    async with (
+        Upstream(behaviours.answer()) as upstream,
+        make_http1(upstream.port, connections={"max": 2, "warm": 2}) as transport,
+    ):
+        await asyncio.gather(transport.warm(), *(fetch(transport) for _ in range(2)))
+        assert upstream.connections.total == 2
+
+
+async def test_a_connection_whose_end_has_come_is_not_kept(make_http1: MakeTransport) -> None:
+    async with Upstream(behaviours.answer()) as upstream, make_http1(upstream.port) as transport:
+        response = await transport.exchange(get())
+        await response.read()
+        response.eof_received()  # by the event loop, behind the answer
+        assert not response.release()
+        await response.aclose()
+
+
+async def test_a_connection_that_closed_on_its_way_to_who_left_is_not_kept(make_http1: MakeTransport) -> None:
+    async with (
+        Upstream(behaviours.answer()) as upstream,
+        make_http1(upstream.port, connections={"max": 1}) as transport,
+    ):
+        first = await transport.exchange(get())
+        waiting = asyncio.ensure_future(fetch(transport))
+        await settle()
+        await first.read()
+        first._transport.abort()  # the event loop, for an error; nobody is told before its next turn
+        await first.aclose()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert transport.in_flight == 0
+        assert await fetch(transport) == b"ok"
