@@ -12,6 +12,7 @@ service would read other headers than the following requests have. So they are l
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any, Final
 
@@ -62,8 +63,9 @@ async def reset_forgotten(transport: httpx.AsyncBaseTransport, seconds: float, *
         if hasattr(http2, "_h2_state") and _reset(http2):
             http2._connection_error |= retire
             timeout = {"timeout": {"write": seconds}}
-            await http2._write_outgoing_data(httpcore.Request("GET", "http://-", extensions=timeout))
-            if _over(http2):  # which h2 has not told anybody else who waits there
+            with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException):
+                await http2._write_outgoing_data(httpcore.Request("GET", "http://-", extensions=timeout))
+            if _over(http2) and http2._connection_terminated is None:  # a breach, of which only one is told
                 await http2.aclose()
 
 

@@ -12,12 +12,10 @@ HTTP/2 frames every answer, so its connections are kept and shared.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.util import find_spec
 from typing import Any
 
-import httpcore
 import httpx
 
 from asgi_gateway.clock import Clock
@@ -191,8 +189,7 @@ class HttpxTransport:
         One whose service was `silent` for too long may be dead, and is asked for nothing more.
         """
         if self._http2:
-            with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException):
-                await reset_forgotten(self._transport, self._timeouts.idle, retire=silent)
+            await reset_forgotten(self._transport, self._timeouts.idle, retire=silent)
 
     def _translated(self, error: Exception) -> UpstreamError:
         """Who failed, and whether the service can have seen the request."""

@@ -269,6 +269,37 @@ async def test_an_answer_that_is_here_whole_survives_a_goaway_behind_it(size: in
         assert len(service.links) == 3
 
 
+async def test_the_end_of_one_request_after_a_goaway_spoils_no_answer_that_is_here_whole() -> None:
+    async def handler(stream: Stream) -> None:
+        if len(service.streams) < 2:
+            return
+        for one in service.streams:
+            stream.link.h2.send_headers(one.number, OK)
+            stream.link.h2.send_data(one.number, b"part")
+        [kept] = [one.number for one in service.streams if one.path == b"/kept"]
+        for _ in range(2):
+            stream.link.h2.send_data(kept, b"more")
+        stream.link.h2.end_stream(kept)
+        stream.go_away(last=stream.number)
+
+    async with H2Service(handler) as service, proxy(service) as app:
+        async with (
+            Conversation(app, http_scope(path="/kept")) as kept,
+            Conversation(app, http_scope(path="/left")) as left,
+        ):
+            held = asyncio.Event()
+            take = kept._send
+
+            async def slowly(message: dict[str, Any]) -> None:
+                await held.wait()
+                await take(message)
+
+            kept._send = slowly
+            assert (await left.finish()).status == 502  # httpcore has its part and does not look
+            held.set()
+            assert (await kept.finish()).body == b"partmoremore"
+
+
 @pytest.mark.parametrize("how", ["goaway", "reset"])
 async def test_a_service_that_ends_what_it_serves_closed_the_connection(how: str) -> None:
     async def handler(stream: Stream) -> None:
