@@ -76,7 +76,7 @@ class Dialer:
             lookup.exception()  # it may be that nobody waits for it any more
 
     async def _look_up(self) -> list[Address]:
-        host, port = self._origin.host, self._origin.port
+        host, port = self._origin.address or self._origin.host, self._origin.port
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except UnicodeError as error:

@@ -186,11 +186,14 @@ class EndpointsApp:
         self._watch(self._endpoints)
 
     async def warm(self) -> None:
-        """Start, after `aclose` anew, and open the connections that are wanted from the start."""
+        """Start, after `aclose` anew, and open the connections that are wanted from the start.
+
+        Those of a name are opened when its addresses are known.
+        """
         if self._closed:
             self._closed, self._tasks = False, None
         self.start()
-        await asyncio.gather(*(endpoint.app.warm() for endpoint in self._endpoints))
+        await _warm(endpoint for endpoint in self._endpoints if endpoint not in self._names)
 
     async def aclose(self) -> None:
         """Stop the checks and close the connections to every endpoint."""
@@ -361,7 +364,9 @@ class EndpointsApp:
     async def _follow(self, named: Endpoint, name: Name[Endpoint]) -> None:
         """Keep an endpoint for each address of a name in the place of the one for the name itself."""
         current = {"": named}
-        async for addresses in name.changes():
+        async for addresses in name.lookups():
+            if addresses == list(current):
+                continue
             following = {address: current.get(address) or name.make(address) for address in addresses}
             for endpoint in following.values():
                 endpoint.weight = named.weight / len(following)
@@ -375,6 +380,7 @@ class EndpointsApp:
             self._left[named] = [one for one in (*self._left.get(named, ()), *gone) if one.in_flight]
             for endpoint in gone:
                 await self._leave(endpoint)
+            await _warm(new)
 
     async def _leave(self, endpoint: Endpoint) -> None:
         self._end(endpoint)
@@ -385,6 +391,10 @@ class EndpointsApp:
         task = self._tasks.pop(key, None) if self._tasks else None
         if task is not None:
             task.cancel()
+
+
+async def _warm(endpoints: Iterable[Endpoint]) -> None:
+    await asyncio.gather(*(endpoint.app.warm() for endpoint in endpoints))
 
 
 def request_key(name: str) -> KeyFunction:

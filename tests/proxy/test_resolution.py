@@ -4,9 +4,11 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websocket
 
@@ -203,3 +205,49 @@ async def test_an_answer_from_such_an_address_has_the_time_that_its_service_has(
                 assert upstream.connections.open == 1
                 await clock.advance(1)
                 assert (await talk.finish()).header("x-gateway-error") == "draining"
+
+
+async def test_an_address_that_is_new_in_the_middle_of_a_renewal_is_taken_with_the_files_as_they_were(
+    zone: Zone, tmp_path: Path
+) -> None:
+    """In the middle of it the new certificate lies beside the old key."""
+    authority = trustme.CA()
+    ours, other = authority.issue_cert("gateway.test"), authority.issue_cert("gateway.test")
+    certificate, key = tmp_path / "own.pem", tmp_path / "own.key"
+    ours.cert_chain_pems[0].write_to_path(str(certificate))
+    ours.private_key_pem.write_to_path(str(key))
+    tls = {"certificate": str(certificate), "key": str(key)}
+    clock = ManualClock()
+    zone.addresses = [FIRST]
+    async with gateway(443, clock, url="https://service.test:443", tls=tls) as made:
+        app_of(made).start()
+        await settle()
+        other.cert_chain_pems[0].write_to_path(str(certificate))
+        zone.addresses = [FIRST, SECOND]
+        await clock.advance(30)
+        assert names(made) == [FIRST, SECOND]
+
+
+async def test_a_host_that_is_no_name_is_a_lookup_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    clock = ManualClock()
+    async with gateway(80, clock, url="http://a..b:80") as made:
+        app_of(made).start()
+        async with asyncio.timeout(5):
+            while len(caplog.records) < 2:
+                await asyncio.sleep(0.001)  # the resolver has a thread of its own
+                await clock.advance(30)
+        assert names(made) == ["a..b"]
+
+
+async def test_every_address_has_its_connections_opened_ahead_and_the_name_none(zone: Zone) -> None:
+    clock = ManualClock()
+    zone.addresses = [FIRST]
+    async with Upstream(behaviours.answer()) as one:
+        async with Upstream(behaviours.answer(), host=SECOND, port=one.port) as other:
+            async with gateway(one.port, clock, connections={"warm": 2}) as made:
+                await app_of(made).warm()
+                await one.wait_for(lambda: one.connections.open == 2)
+                zone.addresses = [FIRST, SECOND]
+                await clock.advance(30)
+                await other.wait_for(lambda: other.connections.open == 2)
+                assert (one.connections.total, other.connections.total) == (2, 2)
