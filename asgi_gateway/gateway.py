@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from asgi_gateway.config import Config, load_config, parse_config
+from asgi_gateway.config import Config, ConfigError, load_config, parse_config
 from asgi_gateway.context import join_exchange
 from asgi_gateway.generation import Chains, Generation, compile_generation, compiling
 from asgi_gateway.lifespan import InnerLifespan, StartupFailed
@@ -90,8 +90,8 @@ class Gateway:
 
         What did not change keeps what it knows. Requests in progress end as they began, those to what is
         gone within ``reload.drain_timeout``. A file is read in a thread. A configuration with mistakes
-        raises `ConfigError` and changes nothing, and so does one with other ``app:`` services. Once the
-        gateway stops, nothing is reloaded any more.
+        raises `ConfigError` and changes nothing, and so does one with other ``app:`` services, and any once
+        the gateway stops.
         """
         source = self._source if config is None else config
         if config is None and isinstance(source, Mapping | Config):
@@ -100,8 +100,10 @@ class Gateway:
             loaded = source if isinstance(source, Config) else await asyncio.to_thread(_loaded, source)
             check_same_state(self.config, loaded)
             old, new = self._live, await self._compiled(loaded)
+            if self._store is not None and self._lifecycle.phase != "draining":
+                await self._store.start()  # this may be the first that needs it
             if self._lifecycle.phase == "draining":
-                return
+                raise ConfigError([loaded.mistake((), "the gateway stops, nothing is reloaded any more")])
             self._live, self._source, self.config = new, source, loaded
             self.number += 1
             gone = new.take_over(self._runtime)
@@ -181,7 +183,9 @@ class Gateway:
         state = scope.get("state", {})
         started: list[InnerLifespan] = []
         try:
-            for name, app in self._live.mounted.items():
+            mounted = self._live.mounted
+            for app in {id(app): app for app in mounted.values()}.values():  # several services may share one
+                name = ", ".join(name for name, one in mounted.items() if one is app)
                 inner = InnerLifespan(app, name, state)
                 await inner.startup()
                 started.append(inner)

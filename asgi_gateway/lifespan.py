@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Final
 
 from asgi_gateway.types import ASGIApp, Message
+
+LINGER: Final = 1.0
+"""Seconds for an app to return once it has said that it has stopped, and again once it is cancelled."""
 
 _logger = logging.getLogger("asgi_gateway.lifespan")
 
@@ -30,6 +33,7 @@ class InnerLifespan:
         self._to_app: asyncio.Queue[Message] = asyncio.Queue()
         self._from_app: asyncio.Queue[Message] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
+        self._started = False
 
     async def startup(self) -> None:
         """Start the app; raises `StartupFailed` if it says that it cannot."""
@@ -47,7 +51,11 @@ class InnerLifespan:
         answer = await self._ask("lifespan.shutdown")
         if answer is not None and answer["type"] == "lifespan.shutdown.failed":
             _logger.error("%s: %s", self._name, answer.get("message") or "shutdown failed")
-        await asyncio.wait([self._task])
+        await asyncio.wait([self._task], timeout=LINGER)
+        if not self._task.done():
+            _logger.error("%s does not return from its lifespan, and is cancelled", self._name)
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=LINGER)
 
     async def _ask(self, kind: str) -> Message | None:
         """Send one message and return the app's answer, None if it ended without one."""
@@ -70,7 +78,9 @@ class InnerLifespan:
         try:
             await self._app(scope, self._to_app.get, self._send)
         except Exception:  # by the specification, raising is how an app declines
-            _logger.debug("%s raised on the lifespan scope", self._name, exc_info=True)
+            level = logging.ERROR if self._started else logging.DEBUG
+            _logger.log(level, "%s raised on the lifespan scope", self._name, exc_info=True)
 
     async def _send(self, message: Message) -> None:
+        self._started |= message["type"] == "lifespan.startup.complete"
         self._from_app.put_nowait(message)

@@ -90,8 +90,13 @@ class Reloader:
         """
         while True:
             await self._clock.sleep(self._config.reload.interval)
-            if self._config.reload.watch and await self._has_changed():
-                await self.reload()
+            if not self._config.reload.watch or self._turn.locked():  # a reload still reads them
+                continue
+            try:
+                if await self._has_changed():
+                    await self.reload()
+            except Exception:
+                _logger.exception("the files could not be looked at")
 
     async def _has_changed(self) -> bool:
         before = self._files
@@ -99,7 +104,7 @@ class Reloader:
         if now == before:
             return False
         await self._clock.sleep(SETTLE)
-        return before is self._files and await asyncio.to_thread(now.again) == now
+        return await asyncio.to_thread(now.again) == now and before is self._files
 
 
 def _tell(outcome: Outcome) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
+from weakref import WeakValueDictionary
 
 from asgi_gateway.clock import Clock, SystemClock
 from asgi_gateway.events import EventSink, log_event
@@ -102,7 +103,8 @@ class Runtime:
     it where that is not among the `services` yet. `chains` are the chains of all services as they are now;
     None where there is no gateway. `state` is None where every process counts for itself. `background` are
     the tasks that outlive their requests; the gateway cancels them at its end. `twins` are how often each
-    shared name was given in the chain that is being built; None where no chain is built as a whole.
+    shared name was given in the chain that is being built; None where no chain is built as a whole. `loaded`
+    is what services have loaded from files, by what it was made from, for as long as one of them uses it.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -117,6 +119,7 @@ class Runtime:
     state: SharedState | None = None
     background: set[asyncio.Task[None]] = field(default_factory=set)
     twins: dict[str, int] | None = None
+    loaded: MutableMapping[Hashable, object] = field(default_factory=WeakValueDictionary)
 
     def counter(self, name: str, **labels: str | None) -> Counter:
         """The counter of that name and these labels, for `service` where there is one."""

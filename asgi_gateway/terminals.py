@@ -17,6 +17,7 @@ from asgi_gateway.proxy.forwarded import STYLES
 from asgi_gateway.proxy.health_checks import HealthChecks
 from asgi_gateway.proxy.pool import Http1Transport
 from asgi_gateway.proxy.resolution import Name
+from asgi_gateway.proxy.tls import ClientTls, Tls
 from asgi_gateway.proxy.transport import Origin, Transport, parse_url
 from asgi_gateway.proxy.websocket import WebSocketProxy
 from asgi_gateway.registry import load
@@ -124,7 +125,7 @@ def _proxy(service: Service, runtime: Runtime, address: str | None = None) -> Pr
     authority = None if service.preserve_host else origin.authority.encode("ascii")
     make_forwarded = STYLES[service.forwarded]
     websocket = WebSocketProxy(
-        Dialer(origin, clock=runtime.clock, tls=service.tls).connect,
+        Dialer(origin, clock=runtime.clock, tls=_client_tls(service, origin, "http1", runtime)).connect,
         authority=authority,
         base_path=base_path,
         timeouts=service.timeouts,
@@ -146,10 +147,9 @@ def _proxy(service: Service, runtime: Runtime, address: str | None = None) -> Pr
 def _transport(service: Service, origin: Origin, runtime: Runtime) -> Transport:
     """The transport that the service asks for; raises `MissingExtra`."""
     timeouts, connections, clock = service.timeouts, service.connections, runtime.clock
+    tls = _client_tls(service, origin, service.transport, runtime)
     if service.transport == "http1":
-        return Http1Transport(
-            origin, timeouts=timeouts, connections=connections, clock=clock, tls=service.tls
-        )
+        return Http1Transport(origin, timeouts=timeouts, connections=connections, clock=clock, tls=tls)
     from asgi_gateway.proxy.httpx import HttpxTransport
 
     return HttpxTransport(
@@ -157,6 +157,20 @@ def _transport(service: Service, origin: Origin, runtime: Runtime) -> Transport:
         timeouts=timeouts,
         connections=connections,
         clock=clock,
-        tls=service.tls,
+        tls=tls,
         http2=service.transport == "http2",
     )
+
+
+def _client_tls(service: Service, origin: Origin, transport: str, runtime: Runtime) -> ClientTls | None:
+    """One for all endpoints of all services that trust alike: loading certificates keeps requests waiting.
+
+    Not for several transports, because httpcore changes its context to the protocols that it speaks.
+    """
+    if not origin.tls:
+        return None
+    tls = service.tls or Tls()
+    known = runtime.loaded.get((tls, transport))
+    if not isinstance(known, ClientTls):
+        known = runtime.loaded[tls, transport] = ClientTls(tls)
+    return known

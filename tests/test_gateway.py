@@ -11,8 +11,10 @@ from asgi_lifespan import LifespanManager
 from asgi_gateway import ConfigError, Gateway, create_app
 from asgi_gateway.context import SERVICE, STRIPPED_PREFIX
 from asgi_gateway.lifespan import StartupFailed
+from asgi_gateway.runtime import Runtime
 from asgi_gateway.testing import (
     Conversation,
+    ManualClock,
     ScriptedApp,
     Upstream,
     behaviours,
@@ -193,6 +195,26 @@ async def test_lifespans_of_inner_apps_run_inside_the_gateways_own(module: Modul
     assert log[2:] == ["service stopped", "wrapped stopped"]
 
 
+async def test_an_app_behind_several_services_is_started_once(module: ModuleType) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for step in ("startup", "shutdown"):
+            seen.append((await receive())["type"])
+            if step == "startup":
+                scope["state"]["pool"] = object()
+            await send({"type": f"lifespan.{step}.complete"})
+
+    module.app = app  # type: ignore[attr-defined]
+    services = {
+        name: {"app": f"{module.__name__}:app", "routes": [{"path": f"/{name}/*"}]}
+        for name in ("public", "staff")
+    }
+    async with LifespanManager(Gateway({"version": 1, "services": services}, app=app)):
+        assert seen == ["lifespan.startup"]
+    assert seen == ["lifespan.startup", "lifespan.shutdown"]
+
+
 async def test_copies_that_are_on_their_way_end_before_the_apps_that_they_are_sent_to(
     module: ModuleType,
 ) -> None:
@@ -292,6 +314,27 @@ async def test_closing_the_gateway_closes_its_connections() -> None:
             await request(gateway, path="/api/data/x")
             assert upstream.connections.open == 1
         await upstream.wait_for(lambda: upstream.connections.open == 0)
+
+
+@pytest.mark.parametrize(("transport", "connections"), [("http1", 2), ("httpx", 4)])
+def test_a_second_lifespan_is_as_the_first(transport: str, connections: int, tmp_path: Path) -> None:
+    """As an app has them whose tests each open a client of their own, in a loop of its own."""
+    path, clock = str(tmp_path / "up.sock"), ManualClock()
+    check = {"path": "/up", "interval": 1, "jitter": 0}
+    gateway = Gateway(
+        config(f"unix:{path}", health_check=check, transport=transport), runtime=Runtime(clock=clock)
+    )
+
+    async def once() -> int:
+        async with Upstream(behaviours.answer(), path=path) as upstream, LifespanManager(gateway):
+            await clock.advance(0)
+            await upstream.wait_for(lambda: upstream.requests)
+            assert [(await request(gateway, path="/api/data/x")).status for _ in range(2)] == [200, 200]
+            await clock.advance(1)
+            await upstream.wait_for(lambda: len(upstream.requests) == 4)
+            return upstream.connections.total
+
+    assert [asyncio.run(once()) for _ in range(3)] == [connections] * 3
 
 
 @pytest.mark.parametrize("transport", ["http1", "httpx"])

@@ -42,7 +42,9 @@ async def test_app_that_says_failed_stops_the_startup(raise_after: bool) -> None
 
 
 @pytest.mark.parametrize("receives_first", [False, True])
-async def test_app_that_raises_has_no_lifespan_and_is_served_all_the_same(receives_first: bool) -> None:
+async def test_app_that_raises_has_no_lifespan_and_is_served_all_the_same(
+    receives_first: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     async def app(scope, receive, send) -> None:
         if receives_first:
             await receive()
@@ -51,6 +53,22 @@ async def test_app_that_raises_has_no_lifespan_and_is_served_all_the_same(receiv
     inner = InnerLifespan(app, "app", {})
     await inner.startup()
     await inner.shutdown()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_app_that_raises_once_it_has_started_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope, receive, send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        raise ValueError("a pool that does not close")
+
+    inner = InnerLifespan(app, "app", {})
+    await inner.startup()
+    await inner.shutdown()
+    [error] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "app raised on the lifespan scope" in error.getMessage()
+    assert "a pool that does not close" in caplog.text
 
 
 async def test_app_that_returns_at_once_has_no_lifespan() -> None:
@@ -67,3 +85,22 @@ async def test_failing_shutdown_is_logged_and_ends(caplog: pytest.LogCaptureFixt
     await inner.startup()
     await inner.shutdown()
     assert "no database" in caplog.text
+
+
+async def test_app_that_stops_and_does_not_return_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under a server alone it would hold up nothing either: that waits for the message only."""
+
+    async def app(scope, receive, send) -> None:
+        for step in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{step}.complete"})
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("asgi_gateway.lifespan.LINGER", 0.01)
+    inner = InnerLifespan(app, "app", {})
+    await inner.startup()
+    async with asyncio.timeout(5):
+        await inner.shutdown()
+    assert "app does not return from its lifespan" in caplog.text

@@ -346,7 +346,8 @@ async def test_a_gateway_that_stops_reloads_nothing() -> None:
     gateway = Gateway(config())
     async with LifespanManager(gateway):
         pass
-    await gateway.reload(config(data=service(url="http://127.0.0.1:9")))
+    with pytest.raises(ConfigError, match="the gateway stops"):
+        await gateway.reload(config(data=service(url="http://127.0.0.1:9")))
     assert not gateway.config.services
 
 

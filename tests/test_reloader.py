@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -219,3 +220,82 @@ async def test_reloads_are_counted_and_the_last_one_is_told(folder: Path) -> Non
         (folder / "gateway.yaml").write_text(TEXT)
         await one.reloader.reload()
         assert told() == [1, 1, 1]
+
+
+async def test_the_watch_leaves_alone_what_a_reload_still_reads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It looked at files that grew in number meanwhile, which ended it, or made it reload once more."""
+    begun, go_on, read = threading.Event(), threading.Event(), threading.Event()
+
+    def load(path: str, *, files: Files) -> Config:
+        files.read(Path(path))
+        begun.set()
+        assert go_on.wait(5)
+        config = load_config(path, files=files)
+        read.set()
+        return config
+
+    def content(name: str) -> bytes:
+        go_on.set()
+        assert read.wait(5)
+        return Path(name).read_bytes()
+
+    monkeypatch.setattr("asgi_gateway.reload.load_config", load)
+    monkeypatch.setattr("asgi_gateway.config.files._content", content)
+    async with followed(folder) as one:
+        reloading = asyncio.ensure_future(one.reloader.reload())
+        await asyncio.to_thread(begun.wait, 5)
+        await one.clock.advance(1)
+        await one.waits()
+        go_on.set()
+        await reloading
+        await one.looks(2)
+        assert one.reloader.number == 2
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_change_that_a_reload_has_overtaken_is_not_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again, loop, looks = Files.again, asyncio.get_running_loop(), list[Files]()
+
+    def overtaken(files: Files) -> Files:
+        looks.append(files)
+        if len(looks) == 2:
+            asyncio.run_coroutine_threadsafe(one.reloader.reload(), loop).result(5)
+        return again(files)
+
+    async with followed(folder) as one:
+        monkeypatch.setattr(Files, "again", overtaken)
+        (folder / "host").write_text("127.0.0.2")
+        await one.looks(2)
+        assert one.reloader.number == 2
+
+
+async def test_nothing_ends_the_watch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(files: Files) -> Files:
+        raise RuntimeError("a bug")
+
+    async with followed(folder) as one:
+        with monkeypatch.context() as patch:
+            patch.setattr(Files, "again", broken)
+            await one.looks()
+        assert "a bug" in caplog.text
+        (folder / "host").write_text("127.0.0.2")
+        await one.looks()
+        assert one.applied[-1].listen.host == "127.0.0.2"
+
+
+@pytest.mark.parametrize("name", [r"a\0b", r"\ud800"])
+async def test_a_name_that_no_file_can_have_is_a_mistake_that_can_be_mended(folder: Path, name: str) -> None:
+    async with followed(folder) as one:
+        broken = TEXT.replace("'${file:host}'", f'"${{file:{name}}}"')
+        (folder / "gateway.yaml").write_text(broken.replace("more/*", r"a\0b*"))
+        await one.looks()
+        assert "no file can be called that" in str(one.reloader.last)
+        (folder / "gateway.yaml").write_text(TEXT.replace("[more/*.yaml]", r'["more/*.yaml", "a\0b/*.yaml"]'))
+        await one.looks(2)
+        assert [config.listen.host for config in one.applied] == ["127.0.0.1"]

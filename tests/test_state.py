@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from asgi_gateway.config import parse_config
-from asgi_gateway.state import STATE_VARIABLE, needs_state, state_for_workers
+from asgi_gateway.state import STATE_VARIABLE, counted_apart, needs_state, state_for_workers
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +38,15 @@ def test_nobody_else_does(workers: int, more: dict[str, str]) -> None:
 )
 def test_limits_and_shared_breakers_need_one(middleware: Any, needed: bool) -> None:
     assert needs_state(config(middleware)) is needed
+
+
+def test_who_counts_apart_what_is_for_all_is_told() -> None:
+    limits, none = config("rate_limit"), config()
+    assert "without the extra 'embedded'" in counted_apart(limits, 2)
+    assert "with state: memory:// each of the 2" in counted_apart(config("rate_limit", state="memory://"), 2)
+    assert counted_apart(none, 2) == counted_apart(config("rate_limit", state="valkey://a"), 2) == ""
+
+
+def test_with_the_state_of_their_parent_workers_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STATE_VARIABLE, "valkey+unix:///run/state.sock")
+    assert counted_apart(config("rate_limit"), 2) == ""

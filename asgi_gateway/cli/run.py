@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging.config
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ SHOWN_ROUTES = 12
 def run(options: argparse.Namespace) -> None:
     """Check everything, bind, then serve until told to stop."""
     end_on_signals()
+    if sys.platform != "win32":
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload that is wanted too early ends nothing
     path: str = options.config or os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG
     files = Files()
     config = load_config(path, files=files)

@@ -52,15 +52,14 @@ class Document:
         line, column = self._place(path, at)
         return Mistake(self._file_of(path), line, column, write_path(path), message, suggestion)
 
-    def take(self, path: Path, part: Document) -> None:
-        """Know what `part` knows of all below `path`, the path of a service."""
-        self.origins[path] = part.file
-        size = len(path)
-        self.keys |= {one: place for one, place in part.keys.items() if one[:size] == path}
-        self.values |= {one: place for one, place in part.values.items() if one[:size] == path}
-        self.expressions |= {one: text for one, text in part.expressions.items() if one[:size] == path}
-        self.secrets |= {one for one in part.secrets if one[:size] == path}
-        self.broken |= {one for one in part.broken if one[:size] == path}
+    def take(self, services: set[Path], part: Document) -> None:
+        """Know what `part` knows of `services`, which are given by their paths."""
+        self.origins |= dict.fromkeys(services, part.file)
+        self.keys |= {path: place for path, place in part.keys.items() if path[:2] in services}
+        self.values |= {path: place for path, place in part.values.items() if path[:2] in services}
+        self.expressions |= {path: text for path, text in part.expressions.items() if path[:2] in services}
+        self.secrets |= {path for path in part.secrets if path[:2] in services}
+        self.broken |= {path for path in part.broken if path[:2] in services}
 
     def _file_of(self, path: Path) -> str:
         return self.origins.get(path[:2], self.file)

@@ -13,7 +13,9 @@ from asgi_gateway.config.mistakes import Path
 from asgi_gateway.config.model import BALANCED_ONLY, PROXY_ONLY, Config, MiddlewareSpec, Service
 from asgi_gateway.config.yaml12 import PLAIN_SCALARS
 
-_USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
+_USERINFO = re.compile(r"(?<=://)(?!(\[[^\]\s]*\]|[^\s/?#@:]+)(:\d*)?[/?#])\S*@")
+"""Whatever is before the last @, as a password may hold a / of its own. But an @ in the path stays, behind a
+host and a port that are well-formed, as it has to be read back."""
 
 
 def effective_yaml(config: Config) -> str:

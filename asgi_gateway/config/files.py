@@ -70,9 +70,12 @@ class Files:
 def _content(name: str) -> bytes | None:
     try:
         return Path(name).read_bytes()
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have, such as one with a NUL
         return None
 
 
 def _matching(pattern: str) -> list[str]:
-    return sorted(glob(pattern, recursive=True))  # noqa: PTH207 - a pattern may be absolute
+    try:
+        return sorted(glob(pattern, recursive=True))  # noqa: PTH207 - a pattern may be absolute
+    except ValueError:  # as above
+        return []

@@ -73,6 +73,7 @@ def _merge(document: Document, part: Document, services: dict[str, object]) -> N
             return  # which is a mistake that validation finds
         own = document.data["services"] = {}
     document.values.setdefault(("services",), (1, 1))
+    taken: set[Path] = set()
     for name, service in services.items():
         path: Path = ("services", name)
         if name in own:
@@ -81,4 +82,5 @@ def _merge(document: Document, part: Document, services: dict[str, object]) -> N
             document.mistakes.append(part.mistake(path, message, at="key"))
             continue
         own[name] = service
-        document.take(path, part)
+        taken.add(path)
+    document.take(taken, part)

@@ -89,5 +89,7 @@ class Interpolation:
             result.mistakes.append(f"cannot read {name}: {error.strerror}")
         except UnicodeDecodeError:
             result.mistakes.append(f"cannot read {name}: it is not UTF-8 text")
+        except ValueError:
+            result.mistakes.append(f"cannot read {name!r}: no file can be called that")
         result.secret = True
         result.shown += f"${{file:{name}}}"

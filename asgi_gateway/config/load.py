@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path as FilePath
@@ -21,6 +22,9 @@ from asgi_gateway.config.model import Config, Route
 from asgi_gateway.config.routes import clashes
 from asgi_gateway.config.targets import wrong_targets
 from asgi_gateway.registry import MiddlewareNotFound, Registry, load
+
+_LOCATION = re.compile(r"https?://[^/]*", re.IGNORECASE)
+"""What of a URL is the same in either case: scheme and host."""
 
 
 def load_config(
@@ -127,7 +131,7 @@ def _doubled_endpoints(document: Document) -> Iterator[Mistake]:
             url = endpoint.get("url") if isinstance(endpoint, dict) else None
             if isinstance(url, str):
                 path: Path = ("services", name, "endpoints", index, "url")
-                first = seen.setdefault(url.rstrip("/").lower(), path)
+                first = seen.setdefault(_LOCATION.sub(lambda found: found[0].lower(), url.rstrip("/")), path)
                 if first != path:
                     place = f"{write_path(first)} ({document.place(first)})"
                     yield document.mistake(

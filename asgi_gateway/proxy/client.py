@@ -1,8 +1,9 @@
 """The client's side of an exchange: its upload, and whether it is still there.
 
 A client who leaves is noticed by listening to `receive`: inside the upload by the upload itself,
-afterwards by a task, or under our own server by a callback. Either is begun only for an exchange older
-than `WATCH_AFTER`, so that a short exchange costs neither a task nor a timer.
+afterwards by a task. Our own server offers a callback, which an upload that waits for the service needs
+too. Either is begun only for an exchange older than `WATCH_AFTER`, so that a short exchange costs
+neither a task nor a timer.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from asgi_gateway.types import Receive, Scope
 
 WATCH_AFTER: Final = 0.05
 """Seconds after which an exchange begins to watch for its client leaving."""
+
+MAX_DIGITS: Final = 19
+"""Of a Content-Length: more than anybody sends, and all that others can hold in 64 bits."""
 
 
 class Client:
@@ -71,13 +75,13 @@ class Client:
     def upload_ended(self) -> None:
         """From now on it is for the watcher to listen, once there is need for one."""
         self._uploaded = True
-        if self._old:
+        if self._old and not self.watching:
             self._watch()
 
     def __call__(self) -> None:
         """The exchange has lasted `WATCH_AFTER`."""
         self._old = True
-        if self._uploaded:
+        if self._uploaded or self._on_disconnect is not None:
             self._watch()
 
     def _watch(self) -> None:
@@ -148,6 +152,6 @@ class _Upload:
 
 def _declared_length(values: list[bytes]) -> int:
     value = values[0]
-    if not value.isdigit() or (len(values) > 1 and len(set(values)) > 1):
+    if not value.isdigit() or len(value) > MAX_DIGITS or (len(values) > 1 and len(set(values)) > 1):
         raise MalformedRequest("its Content-Length is not one number")
     return int(value)

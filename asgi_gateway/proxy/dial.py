@@ -31,14 +31,17 @@ class Dialer:
     """Opens connections to one endpoint. Raises `OSError`, the last address's own where all fail.
 
     It sets no limit of time: that is the caller's. Raises `ValueError` for TLS files that cannot be used.
+    Loading the system's certificates takes milliseconds, so dialers had better share one `ClientTls`.
     """
 
-    def __init__(self, origin: Origin, *, clock: Clock, tls: Tls | None = None) -> None:
+    def __init__(self, origin: Origin, *, clock: Clock, tls: ClientTls | Tls | None = None) -> None:
         self._origin = origin
         self._clock = clock
-        tls = tls or Tls()
-        self._tls = ClientTls(tls) if origin.tls else None
-        self._server_name = tls.server_name or origin.host if origin.tls else None
+        self._tls: ClientTls | None = None
+        self._server_name: str | None = None
+        if origin.tls:
+            self._tls = tls if isinstance(tls, ClientTls) else ClientTls(tls or Tls())
+            self._server_name = self._tls.server_name or origin.host
         self._literal = _literal(origin)
         self._lookup: asyncio.Task[list[Address]] | None = None
 
@@ -73,7 +76,7 @@ class Dialer:
             lookup.exception()  # it may be that nobody waits for it any more
 
     async def _look_up(self) -> list[Address]:
-        host, port = self._origin.host, self._origin.port
+        host, port = self._origin.address or self._origin.host, self._origin.port
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except UnicodeError as error:

@@ -138,6 +138,8 @@ class EndpointsApp:
         self._endpoints = tuple(endpoints)
         self._places = {endpoint: self._endpoints[n : n + 1] for n, endpoint in enumerate(endpoints)}
         """The endpoints now in the place of each that was given, so that their order stays."""
+        self._left: dict[Endpoint, list[Endpoint]] = {}
+        """Of each name the endpoints whose address it no longer has, while they serve something still."""
         self._names = names or {}
         self._balance = balance or LeastInFlight()
         self._key = key
@@ -149,6 +151,7 @@ class EndpointsApp:
         self._now = runtime.clock.monotonic
         self._service = runtime.service
         self._tasks: dict[object, asyncio.Task[None]] | None = None
+        self._closed = False
         self._candidates: Candidates[Endpoint] | None = None
         self._changes_at = inf
         self._refresh()
@@ -183,12 +186,18 @@ class EndpointsApp:
         self._watch(self._endpoints)
 
     async def warm(self) -> None:
-        """Start, and open the connections that the endpoints are to have from the start."""
+        """Start, after `aclose` anew, and open the connections that are wanted from the start.
+
+        Those of a name are opened when its addresses are known.
+        """
+        if self._closed:
+            self._closed, self._tasks = False, None
         self.start()
-        await asyncio.gather(*(endpoint.app.warm() for endpoint in self._endpoints))
+        await _warm(endpoint for endpoint in self._endpoints if endpoint not in self._names)
 
     async def aclose(self) -> None:
         """Stop the checks and close the connections to every endpoint."""
+        self._closed = True
         self._tasks = self._tasks or {}  # a request that comes late starts none
         tasks = list(self._tasks.values())
         for task in tasks:
@@ -201,17 +210,20 @@ class EndpointsApp:
     @property
     def in_flight(self) -> int:
         """Requests and WebSockets in progress."""
-        return sum(endpoint.in_flight for endpoint in self._endpoints)
+        return sum(endpoint.in_flight for endpoint in self._serving())
 
     def end_websockets(self) -> None:
         """Tell both sides of every WebSocket that it ends (1001)."""
-        for endpoint in self._endpoints:
+        for endpoint in self._serving():
             endpoint.end_websockets()
 
     async def cut(self) -> None:
         """End what is in progress."""
-        for endpoint in self._endpoints:
+        for endpoint in list(self._serving()):
             await endpoint.cut()
+
+    def _serving(self) -> Iterator[Endpoint]:
+        return chain(self._endpoints, *self._left.values())
 
     @property
     def given(self) -> Mapping[str, Endpoint]:
@@ -237,7 +249,7 @@ class EndpointsApp:
         left = {endpoint: place for endpoint, place in before.items() if endpoint not in weights}
         for endpoint in left:
             self._end((endpoint, names_before.get(endpoint)))
-        gone = list(chain.from_iterable(left.values()))
+        gone = [one for named, place in left.items() for one in (*place, *self._left.pop(named, ()))]
         for endpoint in gone:
             self._end(endpoint)
         self._refresh()
@@ -352,7 +364,9 @@ class EndpointsApp:
     async def _follow(self, named: Endpoint, name: Name[Endpoint]) -> None:
         """Keep an endpoint for each address of a name in the place of the one for the name itself."""
         current = {"": named}
-        async for addresses in name.changes():
+        async for addresses in name.lookups():
+            if addresses == list(current):
+                continue
             following = {address: current.get(address) or name.make(address) for address in addresses}
             for endpoint in following.values():
                 endpoint.weight = named.weight / len(following)
@@ -363,8 +377,10 @@ class EndpointsApp:
             current = following
             self._refresh()
             self._watch(new)
+            self._left[named] = [one for one in (*self._left.get(named, ()), *gone) if one.in_flight]
             for endpoint in gone:
                 await self._leave(endpoint)
+            await _warm(new)
 
     async def _leave(self, endpoint: Endpoint) -> None:
         self._end(endpoint)
@@ -375,6 +391,10 @@ class EndpointsApp:
         task = self._tasks.pop(key, None) if self._tasks else None
         if task is not None:
             task.cancel()
+
+
+async def _warm(endpoints: Iterable[Endpoint]) -> None:
+    await asyncio.gather(*(endpoint.app.warm() for endpoint in endpoints))
 
 
 def request_key(name: str) -> KeyFunction:

@@ -50,6 +50,7 @@ class HealthChecks:
 
     async def changes(self) -> AsyncIterator[bool]:
         """Check for ever; True whenever the endpoint became healthy, False whenever it ceased to be."""
+        await self._transport.warm()
         await self._clock.sleep(self._settings.first_delay(self._random()))
         while True:
             if await self._passes():

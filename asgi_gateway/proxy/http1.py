@@ -14,7 +14,7 @@ The rules, all kept in this file; how an answer is read is `AnswerReader`'s:
 - A request whose upload fails is never finished: no last chunk, no missing bytes made up.
 - Reading stops while more than `BUFFER` bytes wait for the client; writing waits for the service.
 - One timer a connection, moved rather than made anew: it wakes up, looks whether its time has
-  really come, and goes back to sleep if not.
+  really come, and goes back to sleep if not. Another, for as long as an upload waits for the service.
 """
 
 from __future__ import annotations
@@ -137,9 +137,8 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
 
     # The exchange
 
-    async def exchange(self, request: UpstreamRequest) -> None:
-        """Send the request and return when the head of its answer is here."""
-        head = request_head(request)
+    async def exchange(self, request: UpstreamRequest, head: bytes) -> None:
+        """Send the request, `head` first, and return when the head of its answer is here."""
         on_early_hints = request.on_early_hints
         self._begin_exchange(request)
         body = request.body
@@ -207,12 +206,11 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
         """End the exchange: back to the pool if both messages ended well, else broken off."""
         if not self._owned or self.release():
             return
-        self._owned = False
         self._due = None
+        self.abort()
         if self._upload is not None and not self._upload.done():
             self._upload.cancel()
             await asyncio.wait([self._upload])
-        self.abort()
 
     def abort(self) -> None:
         """Close at once, without flushing."""
@@ -226,6 +224,7 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
 
     def cut(self) -> None:
         """Break the exchange off; it fails as ``draining``."""
+        self.closed = True
         self._fail(draining(request_sent=True))
 
     # Sending a body
@@ -242,6 +241,8 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
                     write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
                 else:
                     write(chunk)
+                if self._due is not None:  # the answer has begun, and this too is a sign of life
+                    self._expect_within(self._timeouts.idle)
                 if self._paused_writing:
                     await self._writable()
         except Exception as error:  # noqa: BLE001 - whatever ended the upload is raised to the exchange
@@ -249,18 +250,27 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
             return
         if chunked and not self.closed:
             write(b"0\r\n\r\n")
+        self._upload_sent()
+
+    def _upload_sent(self) -> None:
         self._sent_whole = True
         if not self.status:
             self._expect_within(self._timeouts.first_byte)
+        elif self._due is not None:
+            self._expect_within(self._timeouts.idle)
 
     async def _writable(self) -> None:
+        """Wait until the service has taken some. It has its time for that, whatever it says meanwhile."""
         self._drained = self._loop.create_future()
-        if not self.status:
-            self._expect_within(self._timeouts.idle)
-        await self._drained
-        self._drained = None
-        if not self.status:
-            self._due = None
+        stalled = self._clock.call_later(self._timeouts.idle, self._on_stalled)
+        try:
+            await self._drained
+        finally:
+            stalled.cancel()
+            self._drained = None
+
+    def _on_stalled(self) -> None:
+        self._fail_as("timeout", "the service did not take the upload in time")
 
     def pause_writing(self) -> None:
         self._paused_writing = True
@@ -303,6 +313,7 @@ class Http1Connection(AnswerReader, asyncio.Protocol):
         """The service closed its side; the event loop closes ours and reports it."""
         if not self._owned:
             self.closed = True
+        self._keep_alive = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True

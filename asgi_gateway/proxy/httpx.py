@@ -12,18 +12,17 @@ HTTP/2 frames every answer, so its connections are kept and shared.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.util import find_spec
 from typing import Any
 
-import httpcore
 import httpx
 
 from asgi_gateway.clock import Clock
 from asgi_gateway.errors import Failure, MissingExtra
-from asgi_gateway.proxy.http2 import reset_forgotten
-from asgi_gateway.proxy.tls import Tls, client_context
+from asgi_gateway.proxy.http2 import broke_off, check_headers, protocol_errors, reset_forgotten
+from asgi_gateway.proxy.sending import Sending
+from asgi_gateway.proxy.tls import ClientTls, Tls
 from asgi_gateway.proxy.transport import (
     Connections,
     MalformedRequest,
@@ -51,15 +50,19 @@ class HttpxTransport:
         timeouts: Timeouts,
         connections: Connections,
         clock: Clock,
-        tls: Tls | None = None,
+        tls: ClientTls | Tls | None = None,
         http2: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         if http2 and find_spec("h2") is None:
             raise MissingExtra("HTTP/2 to a service", "http2")
-        tls = tls or Tls()
-        self._server_name = tls.server_name
+        self._tls: ClientTls | None = None
+        if origin.tls:
+            self._tls = tls if isinstance(tls, ClientTls) else ClientTls(tls or Tls())
+        self._server_name = self._tls.server_name if self._tls else None
         self._http2 = http2
+        self._breaches: tuple[type[Exception], ...] = protocol_errors() if http2 else ()
+        self._breaks: tuple[type[Exception], ...] = (httpx.TransportError, *self._breaches)
         self._url = f"{'https' if origin.tls else 'http'}://{origin.authority}/"
         self._timeouts = timeouts
         self._clock = clock
@@ -70,7 +73,7 @@ class HttpxTransport:
         self._cut = False
         self._pending = connections.max_pending
         self._transport = transport or httpx.AsyncHTTPTransport(
-            verify=client_context(tls) if origin.tls else False,
+            verify=self._tls.context() if self._tls else False,
             trust_env=False,
             http1=not http2,
             http2=http2,
@@ -84,6 +87,8 @@ class HttpxTransport:
 
     async def exchange(self, request: UpstreamRequest) -> HttpxResponse:
         """Send a request; raises `UpstreamError`, or what the body's iterator raised."""
+        if self._http2:
+            check_headers(request.headers)
         await self._permit()
         self._in_flight += 1
         try:
@@ -95,7 +100,8 @@ class HttpxTransport:
             raise
 
     async def warm(self) -> None:
-        """Nothing: httpx opens a connection only for a request."""
+        """Open none: httpx does so only for a request."""
+        self._closing = False
 
     async def aclose(self) -> None:
         """Close the httpx transport, which closes every connection, as soon as no exchange needs it."""
@@ -133,27 +139,45 @@ class HttpxTransport:
 
     async def _send(self, request: UpstreamRequest) -> HttpxResponse:
         timeouts = self._timeouts
-        waits = {"connect": timeouts.connect, "read": timeouts.first_byte, "write": timeouts.idle}
-        extensions: dict[str, Any] = {"target": request.target, "timeout": waits}
+        # Reading has no limit there: over HTTP/2 it would be that of all who share a connection.
+        waits = {"connect": timeouts.connect, "read": None, "write": timeouts.idle}
+        sending = Sending(request.body, timeouts, self._clock)
+        extensions: dict[str, Any] = {"target": request.target, "timeout": waits, "trace": sending.trace}
         if self._server_name is not None:
             extensions["sni_hostname"] = self._server_name
         sent = httpx.Request(
             request.method.decode("ascii"),
             self._url,
             headers=_framed(request),
-            stream=_Body(request.body),
+            stream=sending,
             extensions=extensions,
         )
+        if self._http2:  # it may have to wait for another stream to end
+            sending.expect_within(timeouts.connect)
         try:
             response = await self._transport.handle_async_request(sent)
-        except httpx.TransportError as error:
-            await self._abandoned()
-            raise _translated(error) from error
-        except BaseException:
-            await self._abandoned()
+        except BaseException as error:
+            late = sending.was_late()
+            await self._abandoned(silent=late)
+            if late:
+                raise _late(request_sent=sending.begun) from error
+            if isinstance(error, httpx.TransportError):
+                raise self._translated(error) from error
             raise
-        waits["read"] = timeouts.idle  # httpcore looks again when the body is first read
-        return HttpxResponse(response, self._ended)
+        finally:
+            sending.stop()
+        return HttpxResponse(response, self._next, self._ended)
+
+    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        """The next piece of an answer, None at its end."""
+        try:
+            async with self._clock.timeout(self._timeouts.idle):
+                return await anext(chunks, None)
+        except TimeoutError as error:
+            await self._abandoned(silent=True)
+            raise _late(request_sent=True) from error
+        except self._breaks as error:
+            raise self._translated(error) from error
 
     async def _ended(self, *, complete: bool) -> None:
         try:
@@ -162,17 +186,42 @@ class HttpxTransport:
         finally:
             await self._released()
 
-    async def _abandoned(self) -> None:
-        """Tell the service of a stream that nobody reads any more; a connection of its own just closes."""
+    async def _abandoned(self, *, silent: bool = False) -> None:
+        """Tell the service of a stream that nobody reads any more; a connection of its own just closes.
+
+        One whose service was `silent` for too long may be dead, and is asked for nothing more.
+        """
         if self._http2:
-            with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException):
-                await reset_forgotten(self._transport, self._timeouts.idle)
+            await reset_forgotten(self._transport, self._timeouts.idle, retire=silent)
+
+    def _translated(self, error: Exception) -> UpstreamError:
+        """Who failed, and whether the service can have seen the request."""
+        failure = Failure("reset", "upstream", request_sent=True)
+        if isinstance(error, httpx.ConnectTimeout):
+            failure = Failure("timeout", "upstream")
+        elif isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol):
+            failure = Failure("connect", "upstream")
+        elif isinstance(error, httpx.TimeoutException):
+            failure = Failure("timeout", "upstream", request_sent=True)
+        elif isinstance(error, (httpx.ProtocolError, *self._breaches)) and not self._broke_off(error):
+            if isinstance(error, httpx.LocalProtocolError) and not self._http2:
+                raise MalformedRequest("httpx will not send it") from error
+            failure = Failure("protocol", "upstream", request_sent=True)
+        return UpstreamError(failure, repr(error))
+
+    def _broke_off(self, error: Exception) -> bool:
+        return "disconnected" in str(error) or (self._http2 and broke_off(error))
 
 
 class HttpxResponse:
     """An answer that arrives through httpx; see `UpstreamResponse`."""
 
-    def __init__(self, response: httpx.Response, on_ended: Callable[..., Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        response: httpx.Response,
+        read_next: Callable[[AsyncIterator[bytes]], Awaitable[bytes | None]],
+        on_ended: Callable[..., Awaitable[None]],
+    ) -> None:
         self.status = response.status_code
         self.trailers: Headers = []  # httpcore drops them
         self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
@@ -181,6 +230,7 @@ class HttpxResponse:
             raise TypeError("the httpx transport answered with a stream that is not asynchronous")
         self._stream = stream
         self._chunks = aiter(stream)
+        self._read_next = read_next
         self._on_ended = on_ended
         self._complete = False
         self._closed = False
@@ -189,13 +239,9 @@ class HttpxResponse:
         return None
 
     async def read(self) -> tuple[bytes, bool]:
-        try:
-            return await anext(self._chunks), True
-        except StopAsyncIteration:
-            self._complete = True
-            return b"", False
-        except httpx.TransportError as error:
-            raise _translated(error) from error
+        piece = await self._read_next(self._chunks)
+        self._complete = piece is None
+        return piece or b"", piece is not None
 
     def release(self) -> bool:
         return self._closed
@@ -210,18 +256,6 @@ class HttpxResponse:
             await self._on_ended(complete=self._complete)
 
 
-class _Body(httpx.AsyncByteStream):
-    def __init__(self, body: bytes | AsyncIterator[bytes] | None) -> None:
-        self._body = body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        if isinstance(self._body, bytes):
-            yield self._body
-        elif self._body is not None:
-            async for chunk in self._body:
-                yield chunk
-
-
 def _framed(request: UpstreamRequest) -> Headers:
     """The headers with the framing that h11 and h2 expect to be told."""
     if request.body is None:
@@ -233,18 +267,6 @@ def _framed(request: UpstreamRequest) -> Headers:
     return [*request.headers, (b"transfer-encoding", b"chunked")]
 
 
-def _translated(error: httpx.TransportError) -> UpstreamError:
-    """Who failed, and whether the service can have seen the request."""
-    if isinstance(error, httpx.ConnectTimeout):
-        failure = Failure("timeout", "upstream")
-    elif isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol):
-        failure = Failure("connect", "upstream")
-    elif isinstance(error, httpx.TimeoutException):
-        failure = Failure("timeout", "upstream", request_sent=True)
-    elif isinstance(error, httpx.LocalProtocolError):
-        raise MalformedRequest("httpx will not send it") from error
-    elif isinstance(error, httpx.RemoteProtocolError) and "disconnected" not in str(error):
-        failure = Failure("protocol", "upstream", request_sent=True)
-    else:
-        failure = Failure("reset", "upstream", request_sent=True)
-    return UpstreamError(failure, repr(error))
+def _late(*, request_sent: bool) -> UpstreamError:
+    reason = "the service did not answer in time" if request_sent else "no connection in time"
+    return UpstreamError(Failure("timeout", "upstream", request_sent=request_sent), reason)

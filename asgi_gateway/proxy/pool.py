@@ -9,8 +9,8 @@ from collections import OrderedDict
 from asgi_gateway.clock import Clock, Timer
 from asgi_gateway.errors import Failure, FailureKind
 from asgi_gateway.proxy.dial import Dialer
-from asgi_gateway.proxy.http1 import Http1Connection
-from asgi_gateway.proxy.tls import Tls
+from asgi_gateway.proxy.http1 import Http1Connection, request_head
+from asgi_gateway.proxy.tls import ClientTls, Tls
 from asgi_gateway.proxy.transport import (
     Connections,
     Origin,
@@ -40,7 +40,7 @@ class Http1Transport:
         timeouts: Timeouts,
         connections: Connections,
         clock: Clock,
-        tls: Tls | None = None,
+        tls: ClientTls | Tls | None = None,
     ) -> None:
         self._origin = origin
         self._timeouts = timeouts
@@ -63,10 +63,11 @@ class Http1Transport:
         not one byte came back and the request may be repeated, it is sent once more on a new
         connection and the client never knows (RFC 9112 section 9.3.1).
         """
+        head = request_head(request)  # raises, so before there is a connection to be lost
         connection = self._take_idle()
         if connection is not None:
             try:
-                await connection.exchange(request)
+                await connection.exchange(request, head)
             except UpstreamError as error:
                 stale = error.failure.kind == "reset" and connection.untouched
                 await connection.aclose()
@@ -80,7 +81,7 @@ class Http1Transport:
                 return connection
         connection = await self._acquire()
         try:
-            await connection.exchange(request)
+            await connection.exchange(request, head)
         except BaseException:
             await connection.aclose()
             raise
@@ -91,6 +92,7 @@ class Http1Transport:
 
         A service that cannot be reached yet is no error here: its first request will tell.
         """
+        self._closing = False
         wanted = max(min(self._limits.warm, self._limits.max) - self._open, 0)
         failures = list(filter(None, await asyncio.gather(*(self._warm_one() for _ in range(wanted)))))
         if failures:
@@ -98,6 +100,8 @@ class Http1Transport:
             _logger.warning(message, self._origin.name, len(failures), wanted, failures[-1])
 
     async def _warm_one(self) -> UpstreamError | None:
+        if self._open >= self._limits.max:  # requests took the places meanwhile
+            return None
         self._open += 1
         try:
             self._released(await self._connect())
@@ -174,7 +178,7 @@ class Http1Transport:
             connection = turn.result()
             if connection is None:
                 self._slot_freed()
-            else:
+            elif not connection.closed:
                 self._released(connection)
 
     async def _connect(self) -> Http1Connection:
@@ -188,8 +192,7 @@ class Http1Transport:
                 connection = await self._dialer.connect(
                     lambda: Http1Connection(loop, self._clock, self._timeouts)
                 )
-            if connection.closed:
-                raise ConnectionResetError("closed as soon as it was open")
+            self._admit(connection)
         except BaseException as error:
             self._slot_freed()
             if isinstance(error, TimeoutError):
@@ -197,9 +200,17 @@ class Http1Transport:
             if isinstance(error, OSError):
                 raise _no_connection("connect", error) from error
             raise
+        return connection
+
+    def _admit(self, connection: Http1Connection) -> None:
+        """Take a new connection into care, unless it comes too late or is closed already."""
+        if self._cut:
+            connection.abort()
+            raise draining(request_sent=False)
+        if connection.closed:
+            raise ConnectionResetError("closed as soon as it was open")
         connection.attach(self._released, self._closed)
         self._connections.add(connection)
-        return connection
 
     # Giving back
 

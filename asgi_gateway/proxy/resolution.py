@@ -27,24 +27,22 @@ class Name(Generic[E]):
         self._port = port
         self._clock = clock
 
-    async def changes(self) -> AsyncIterator[list[str]]:
-        """Look the name up for ever; its addresses whenever they have become others.
+    async def lookups(self) -> AsyncIterator[list[str]]:
+        """Look the name up for ever; its addresses each time.
 
-        A lookup that fails changes nothing: addresses that were good a minute ago are the best guess.
+        A lookup that fails says nothing: addresses that were good a minute ago are the best guess.
         """
-        known: list[str] = []
         while True:
             found = await self._addresses()
-            if found and found != known:
-                known = found
-                yield known
+            if found:
+                yield found
             await self._clock.sleep(RESOLVE_EVERY)
 
     async def _addresses(self) -> list[str]:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             _logger.warning("the name of an endpoint was not found", extra={"reason": str(error)})
             return []
         return sorted({str(address[0]) for *_, address in found})

@@ -104,11 +104,13 @@ def _unusable(option: str, file: str | None, error: Exception) -> ValueError:
 class ClientTls:
     """The context for new connections, loaded again after one of its files has changed.
 
-    Looking costs a stat of each file. Files that cannot be used, as in the middle of a renewal,
-    leave the context that was; the log says so once.
+    It may be shared by all that are to trust alike. Looking costs a stat of each file. Files that cannot be
+    used, as in the middle of a renewal, leave the context that was; the log says so once.
     """
 
     def __init__(self, tls: Tls) -> None:
+        self.server_name = tls.server_name
+        """The name asked for and verified, if not that of the host."""
         self._tls = tls
         self._stamps = self._look()
         self._context = client_context(tls)

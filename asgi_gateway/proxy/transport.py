@@ -107,7 +107,10 @@ class Transport(Protocol):
         """
 
     async def warm(self) -> None:
-        """Open the connections that are wanted before the first request; never raises `UpstreamError`."""
+        """Open the connections that are wanted before the first request, anew after `aclose`.
+
+        Never raises `UpstreamError`.
+        """
 
     async def aclose(self) -> None:
         """Close every connection, those that serve an exchange as it ends."""

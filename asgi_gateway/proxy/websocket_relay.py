@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import EXTERNAL_CLOSE_CODES
 
 from asgi_gateway.clock import Clock, Timer
 from asgi_gateway.errors import Failure
@@ -30,7 +31,7 @@ GOING_AWAY: Final = 1001
 TOO_BIG: Final = 1009
 INTERNAL: Final = 1011
 
-_UNSENDABLE: Final = {NO_CODE: 1000, LOST: INTERNAL, 1015: INTERNAL}
+_UNSENDABLE: Final = {LOST: INTERNAL, 1015: INTERNAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ class Relay:
             message = await self._receive()
         code = message.get("code") or NO_CODE
         failure = CLIENT_LEFT if code == LOST else None
-        return End("client", _UNSENDABLE.get(code, code), message.get("reason") or "", failure)
+        return End("client", _sendable(code), message.get("reason") or "", failure)
 
     async def _down(self) -> End:
         while True:
@@ -189,11 +190,17 @@ def _content(message: Message) -> tuple[bytes, bool]:
     return (data or b"", False) if data or text is None else (text.encode(), True)
 
 
+def _sendable(code: int) -> int:
+    """What stands for a code that a close frame may not have (RFC 6455 section 7.4)."""
+    known = code in EXTERNAL_CLOSE_CODES or 3000 <= code < 5000
+    return code if known else _UNSENDABLE.get(code, 1000)
+
+
 def _ended(closed: ConnectionClosed) -> End:
     """What the client is told of the end of the service's side."""
     if closed.rcvd is not None and closed.rcvd_then_sent is not False:
         code = closed.rcvd.code
-        return End("service", _UNSENDABLE.get(code, code), closed.rcvd.reason)
+        return End("service", _sendable(code), closed.rcvd.reason)
     ours = closed.sent.code if closed.sent is not None else None
     if ours is None:
         return End("service", INTERNAL, failure=Failure("reset", "upstream", request_sent=True))

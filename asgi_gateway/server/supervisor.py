@@ -27,7 +27,7 @@ from asgi_gateway.server.admin import AdminSocket
 from asgi_gateway.server.control import controlled
 from asgi_gateway.server.launch import STARTUP_FAILED, CannotStart, close
 from asgi_gateway.server.process import STARTUP_FAILURE, Settings, restarts_of, work
-from asgi_gateway.state import server_for_workers
+from asgi_gateway.state import counted_apart, needs_state, server_for_workers
 
 ANSWER_WITHIN: Final = 30.0
 """Seconds that a worker has for an order; one that needs longer is replaced."""
@@ -198,7 +198,10 @@ class Supervisor:
                 mistakes += (f"worker {worker.process.pid}: {mistake}" for mistake in answer)
         if mistakes:
             raise ConfigError(Mistake(self._settings.path, None, None, "", mistake) for mistake in mistakes)
-        return restarts_of(self._first, config)
+        restarts = restarts_of(self._first, config)
+        if not needs_state(self._first) and (apart := counted_apart(config, self._number)):
+            restarts += (apart,)  # what is as it was at the start was told then
+        return restarts
 
     async def _status(self) -> list[dict[str, Any]]:
         answers = await asyncio.gather(*(one.ask("status") for one in self._workers), return_exceptions=True)

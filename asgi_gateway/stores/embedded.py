@@ -65,6 +65,11 @@ class EmbeddedServer:
         running = self._process is not None and self._process.poll() is None
         return self._process.pid if self._process is not None and running else None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped, for good."""
+        return self._stopping.is_set()
+
     def start(self) -> None:
         """Start it unless it runs, and return once it accepts connections. Raises `EmbeddedServerFailed`."""
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -23,6 +24,10 @@ _NONSENSE: Final = "what came is not the protocol of Valkey or Redis"
 
 OnLost = Callable[[str, bool], None]
 """Told why a connection was lost, and whether anybody waited for an answer."""
+
+
+class Refused(StoreUnavailable):
+    """The server answered with an error, whose text this is."""
 
 
 class Pipe(asyncio.Protocol):
@@ -48,7 +53,7 @@ class Pipe(asyncio.Protocol):
         self._lost: str | None = None
 
     def send(self, *command: bytes) -> asyncio.Future[Any]:
-        """Ask; the answer, an error of the server's raised as `StoreUnavailable` with its text."""
+        """Ask; the answer, an error of the server's raised as `Refused`."""
         answer: asyncio.Future[Any] = self._loop.create_future()
         if self._lost is not None:
             answer.set_exception(StoreUnavailable(self._lost))
@@ -113,7 +118,7 @@ class Pipe(asyncio.Protocol):
                 if answer.done():  # whoever asked was cancelled
                     continue
                 if isinstance(reply, ReplyError):
-                    answer.set_exception(StoreUnavailable(str(reply)))
+                    answer.set_exception(Refused(str(reply)))
                 else:
                     answer.set_result(reply)
         except ProtocolError:
@@ -174,15 +179,26 @@ def _why(error: BaseException) -> str | None:
     """Why there is no connection; None where that is not what the error tells."""
     if isinstance(error, TimeoutError):
         return "no connection in time"
+    if isinstance(error, UnicodeError):
+        return "cannot connect: that is no host name"
     if isinstance(error, OSError):  # ssl.SSLError is one
         return f"cannot connect: {(error.strerror or type(error).__name__).lower()}"
     return str(error) if isinstance(error, StoreUnavailable) else None
 
 
 async def _greet(pipe: Pipe, address: StoreAddress) -> None:
+    """Say all of it in one write, as requests may be waiting."""
+    greeting: list[tuple[bytes, ...]] = [(b"PING",)]
+    if address.database:
+        greeting.insert(0, (b"SELECT", b"%d" % address.database))
     if address.password is not None:
         user = () if address.username is None else (address.username.encode(),)
-        await pipe.send(b"AUTH", *user, address.password.encode())
-    if address.database:
-        await pipe.send(b"SELECT", b"%d" % address.database)
-    await pipe.send(b"PING")
+        greeting.insert(0, (b"AUTH", *user, address.password.encode()))
+    answers = await asyncio.gather(*(pipe.send(*command) for command in greeting), return_exceptions=True)
+    for command, answer in zip(greeting, answers, strict=True):
+        if isinstance(answer, Refused) and command[0] == b"AUTH":
+            said = re.split("['\"`]", str(answer))[0]  # it may quote what it was sent
+            hidden = str(address.password) in said
+            raise StoreUnavailable("the password is refused" if hidden else said.strip())
+        if isinstance(answer, BaseException):
+            raise answer

@@ -173,7 +173,13 @@ class Store:
             self._lost_settlements.add()
 
     async def start(self) -> None:
-        """Connect if something needs the store; one that cannot be used is looked at from then on."""
+        """Connect if something needs the store; one that cannot be used is looked at from then on.
+
+        After `aclose` it begins anew, where it has a server of its own with an empty one.
+        """
+        if self._server is not None and self._server.stopped:
+            self._server = EmbeddedServer()
+            self.address = parse_store_url(self._server.url)
         self._breakers.start()
         if self._used:
             with suppress(StoreUnavailable):
@@ -215,6 +221,9 @@ class Store:
             await self._open()
         except (StoreUnavailable, OSError) as error:
             self._fail(str(error))
+        except Exception as error:
+            _logger.exception("the store cannot be used")
+            self._fail(type(error).__name__)
         finally:
             if self._opening is asyncio.current_task():
                 self._opening = None
@@ -296,8 +305,8 @@ class Store:
         if now - self._recovered_at >= STEADY:
             self._delay = FIRST_PROBE
         self._failures.add()
-        self._emit(StoreFailed(str(self.address), reason))
         self._probing = asyncio.get_running_loop().create_task(self._probe())
+        self._emit(StoreFailed(str(self.address), reason))
 
     async def _probe(self) -> None:
         """Look again and again until the store works, then use it."""
@@ -310,6 +319,8 @@ class Store:
                 break
             except (StoreUnavailable, OSError) as error:
                 _logger.debug("the store still fails: %s", error)
+            except Exception:
+                _logger.exception("the store still fails")
         self._failed_at = None
         self._recovered_at = self._clock.monotonic()
         self._emit(StoreRecovered(str(self.address), self._recovered_at - failed_at))

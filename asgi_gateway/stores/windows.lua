@@ -95,17 +95,28 @@ local function at(self, place)
   return redis.call('LINDEX', self.key, place)
 end
 
+-- How far the hits go that are over, which are taken off the count, and whether any is left. They are looked at in
+-- pieces, as a burst may be over all at once; the first is small, as most often one is over or none.
+local function expired(self)
+  local over, much = 0, 2
+  while true do
+    local hits = redis.call('LRANGE', self.key, over + 1, over + much)
+    if #hits == 0 then return over, false end
+    for place = 1, #hits, 2 do
+      if now < tonumber(hits[place]) + self.period then return over, true end
+      over = over + 2
+      self.count = self.count - hits[place + 1]
+    end
+    much = math.min(2 * much, 512)
+  end
+end
+
 local moving_window = {
   read = function(self)
     self.count = tonumber(at(self, 0) or 0)
-    local over, oldest = 0, self.count > 0 and at(self, 1)
-    while oldest and now >= tonumber(oldest) + self.period do
-      over = over + 2
-      self.count = self.count - at(self, over)
-      oldest = at(self, over + 1)
-    end
-    if not oldest then
-      if over > 0 then redis.call('DEL', self.key) end
+    local over, left = expired(self)
+    if over > 0 and not left then
+      redis.call('DEL', self.key)
     elseif over > 0 then
       redis.call('LTRIM', self.key, over, -1) -- the last cost that is over stands in the count's place now
       redis.call('LSET', self.key, 0, self.count)

@@ -159,3 +159,21 @@ async def test_a_hangup_reloads_or_says_every_mistake(write: Write) -> None:
             assert (await client.get(f"{gateway.url}/api/thing")).text == "two"
             code = await gateway.stop()
     assert code == 0
+
+
+async def test_a_hangup_during_the_start_ends_nothing(write: Write, tmp_path: Path) -> None:
+    """Its default is the end of the process, and the apps of a gateway may take seconds to start."""
+    (tmp_path / "impatient.py").write_text(
+        "import os, signal\n"
+        "async def app(scope, receive, send):\n"
+        "    await receive()\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    await send({'type': 'lifespan.startup.complete'})\n"
+        "    await receive()\n"
+        "    await send({'type': 'lifespan.shutdown.complete'})\n"
+    )
+    path = write(
+        "version: 1\nlisten: {port: 0}\nservices: {mine: {app: 'impatient:app', routes: [{path: /*}]}}\n"
+    )
+    async with run_process(["run", path], env={**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{tmp_path}"}) as gateway:
+        assert await gateway.stop() == 0

@@ -104,6 +104,12 @@ def test_secrets_are_shown_as_what_they_came_from(parse: Parse, tmp_path: Path) 
             "middleware": [
                 {"opaque": {"a": "${API_KEY:-hunter2}", "b": f"${{file:{tmp_path}/dsn}}"}},
                 {"opaque": {"c": "redis://me:hunter2@host/0", "d": "see http://x/@y"}},
+                {
+                    "opaque": {
+                        "e": "http://x:80/?a@b http://[::1]/@c",
+                        "f": "db://me:hunter/2@x db://:7/hunter2@y",
+                    }
+                },
                 {"toy": {"names": ["${MY_TOKEN}"]}},
             ],
         },
@@ -117,6 +123,8 @@ def test_secrets_are_shown_as_what_they_came_from(parse: Parse, tmp_path: Path) 
         f"${{file:{tmp_path}/dsn}}",
         "redis://***@host/0",
         "http://x/@y",
+        "http://x:80/?a@b http://[::1]/@c",
+        "db://***@x db://***@y",
         "${MY_TOKEN}",
     ):
         assert shown in text

@@ -141,3 +141,9 @@ def test_the_documented_example_loads_without_a_warning() -> None:
     page = (Path(__file__).parents[2] / "docs" / "endpoints.md").read_text()
     [example] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     assert warnings_of(parse_config(example, registry=Registry(()), environ={})) == []
+
+
+def test_endpoints_differ_by_the_case_of_their_paths_only(parse: Callable[..., Config]) -> None:
+    urls = ["http://h/A", "http://h/a", "unix:/run/A.sock", "unix:/run/a.sock"]
+    service = {"endpoints": [{"url": url} for url in urls], "routes": [{"path": "/*"}]}
+    assert len(parse({"version": 1, "services": {"ai": service}}).services["ai"].endpoints or ()) == 4

@@ -1,10 +1,12 @@
 """``include``: services in files of their own, with mistakes that name the right file."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asgi_gateway.config import Config, ConfigError, effective_yaml, load_config, parse_config, warnings_of
+from asgi_gateway.config.document import Document, read_text
 
 MAIN = "version: 1\ninclude: [parts/*.yaml]\n"
 OWN = "services:\n  own:\n    url: http://127.0.0.1:9\n    routes: [{path: /own}]\n"
@@ -125,3 +127,25 @@ def test_it_works_in_plain_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     (folder / "parts" / "a.yaml").write_text(part("first"))
     monkeypatch.chdir(folder)
     assert list(parse_config({"version": 1, "include": ["parts/*.yaml"]}).services) == ["first"]
+
+
+def test_a_file_is_walked_once_however_many_services_it_holds(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was walked for each of them, which took seconds with a thousand."""
+    walks: list[int] = []
+
+    class Keys(dict[Any, Any]):
+        def items(self) -> Any:
+            walks.append(len(self))
+            return super().items()
+
+    def reading(*arguments: Any) -> Document:
+        document = read_text(*arguments)
+        document.keys = Keys(document.keys)
+        return document
+
+    monkeypatch.setattr("asgi_gateway.config.include.read_text", reading)
+    services = [part(name).removeprefix("services:\n") for name in ("a", "b", "c")]
+    assert list(read(folder, all="services:\n" + "".join(services)).services) == ["a", "b", "c"]
+    assert len(walks) == 1

@@ -52,6 +52,9 @@ class Answers:
             await asyncio.get_running_loop().create_future()
         return Response(answer) if isinstance(answer, int) else answer
 
+    async def warm(self) -> None:
+        """Nothing to open."""
+
     async def aclose(self) -> None:
         """Nothing to close."""
 

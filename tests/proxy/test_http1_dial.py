@@ -26,10 +26,12 @@ class Names:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
         self.addresses = list(addresses)
         self.asked = 0
+        self.hosts: list[str] = []
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", self)
 
     async def __call__(self, host: str, port: int, **_: object) -> list[tuple]:
         self.asked += 1
+        self.hosts.append(host)
         return [
             (V6 if ":" in ip else V4, socket.SOCK_STREAM, 6, "", (ip, port)) for ip, port in self.addresses
         ]
@@ -268,3 +270,13 @@ def test_urls_are_read() -> None:
     for wrong in ("unix:a.sock", "unix://host/a.sock", "http+unix:///a", "http+unix://a.sock/", "unix:"):
         with pytest.raises(ValueError, match="expected a URL"):
             parse_url(wrong)
+
+
+async def test_an_address_in_a_zone_is_what_is_resolved_and_not_its_name(
+    make_http1: MakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Upstream(behaviours.answer()) as upstream:
+        names = Names(monkeypatch, ("127.0.0.1", upstream.port))
+        async with make_http1(0, origin=Origin("service.example", 80, address="fe80::1%eth0")) as transport:
+            await fetch(transport)
+    assert names.hosts == ["fe80::1%eth0"]

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from asgi_gateway.proxy.transport import UpstreamError, UpstreamRequest
+from asgi_gateway.proxy.transport import MalformedRequest, UpstreamError, UpstreamRequest, draining
 from asgi_gateway.testing import ManualClock, Upstream, behaviours, refused_url, settle
 from tests.proxy.conftest import MakeTransport, fetch, get
 
@@ -353,3 +353,89 @@ async def test_idle_connections_expire_oldest_first(make_http1: MakeTransport, c
         await upstream.wait_for(lambda: upstream.connections.open == 1)
         await clock.advance(2)
         await upstream.wait_for(lambda: upstream.connections.open == 0)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_request_that_cannot_be_made_takes_no_connection(
+    make_http1: MakeTransport, *, kept: bool
+) -> None:
+    async with (
+        Upstream(behaviours.answer()) as upstream,
+        make_http1(upstream.port, connections={"max": 1}) as transport,
+    ):
+        if kept:
+            await fetch(transport)
+        for value, error in ((b"a\0b", MalformedRequest), ("no bytes", TypeError)):
+            with pytest.raises(error):
+                await fetch(transport, UpstreamRequest(b"GET", b"/", [(b"x-thing", value)]))
+        assert transport.in_flight == 0
+        assert await asyncio.wait_for(fetch(transport), 1) == b"ok"
+        assert upstream.connections.total == 1
+
+
+async def test_nothing_begins_on_a_connection_that_was_still_being_made_at_the_cut(
+    make_http1: MakeTransport,
+) -> None:
+    async with Upstream(behaviours.answer()) as upstream, make_http1(upstream.port) as transport:
+        asking = asyncio.ensure_future(fetch(transport))
+        await asyncio.sleep(0)
+        assert transport.in_flight == 1
+        await transport.aclose()
+        await transport.cut()
+        with pytest.raises(UpstreamError) as caught:
+            await asking
+        assert caught.value.failure == draining(request_sent=False).failure
+        assert upstream.requests == []
+        assert transport.in_flight == 0
+
+
+async def test_who_was_just_handed_a_connection_at_the_cut_is_told_so(make_http1: MakeTransport) -> None:
+    async with (
+        Upstream.script(behaviours.answer(), behaviours.hang()) as upstream,
+        make_http1(upstream.port, connections={"max": 1}) as transport,
+    ):
+        first = await transport.exchange(get())
+        waiting = asyncio.ensure_future(fetch(transport))
+        await settle()
+        await first.read()
+        await first.aclose()  # hands it on, but who waits has not run yet
+        await transport.cut()
+        with pytest.raises(UpstreamError) as caught:
+            await waiting
+        assert caught.value.failure == draining(request_sent=False).failure
+        assert len(upstream.requests) == 1
+
+
+async def test_opening_ahead_takes_no_place_that_a_request_has(make_http1: MakeTransport) -> None:
+    async with (
+        Upstream(behaviours.answer()) as upstream,
+        make_http1(upstream.port, connections={"max": 2, "warm": 2}) as transport,
+    ):
+        await asyncio.gather(transport.warm(), *(fetch(transport) for _ in range(2)))
+        assert upstream.connections.total == 2
+
+
+async def test_a_connection_whose_end_has_come_is_not_kept(make_http1: MakeTransport) -> None:
+    async with Upstream(behaviours.answer()) as upstream, make_http1(upstream.port) as transport:
+        response = await transport.exchange(get())
+        await response.read()
+        response.eof_received()  # by the event loop, behind the answer
+        assert not response.release()
+        await response.aclose()
+
+
+async def test_a_connection_that_closed_on_its_way_to_who_left_is_not_kept(make_http1: MakeTransport) -> None:
+    async with (
+        Upstream(behaviours.answer()) as upstream,
+        make_http1(upstream.port, connections={"max": 1}) as transport,
+    ):
+        first = await transport.exchange(get())
+        waiting = asyncio.ensure_future(fetch(transport))
+        await settle()
+        await first.read()
+        first._transport.abort()  # the event loop, for an error; nobody is told before its next turn
+        await first.aclose()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert transport.in_flight == 0
+        assert await fetch(transport) == b"ok"

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import gc
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ from cryptography.hazmat.primitives import serialization
 
 from asgi_gateway import Gateway
 from asgi_gateway.config import Config, ConfigError, parse_config
+from asgi_gateway.proxy.endpoints import EndpointsApp
 from asgi_gateway.proxy.tls import ClientTls, Tls, client_context
 from asgi_gateway.proxy.transport import Origin, UpstreamError
+from asgi_gateway.runtime import Runtime
 from asgi_gateway.testing import Upstream, behaviours, request
 from tests.proxy.conftest import MakeTransport, fetch, get
 
@@ -278,3 +281,45 @@ def test_both_event_loops_speak_it(ca: Authority, make_http1: MakeTransport, loo
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(both())
+
+
+async def test_services_that_trust_alike_load_it_once(ca: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each endpoint loaded the system's certificates three times, while requests waited."""
+    loads: list[Tls] = []
+
+    def load(tls: Tls) -> ssl.SSLContext:
+        loads.append(tls)
+        return client_context(tls)
+
+    monkeypatch.setattr("asgi_gateway.proxy.tls.client_context", load)
+    urls = [f"https://{name}.example" for name in ("one", "two", "three")]
+    check = {"path": "/up"}
+    many = {"endpoints": [{"url": url} for url in urls], "health_check": check, "resolve": "all"}
+    services = {
+        name: {"routes": [{"path": f"/{name}/*"}], **service}
+        for name, service in {
+            "many": many,
+            "more": many,
+            "own": {"url": urls[0], "tls": {"ca": ca.file}},
+            "http2": {**many, "resolve": "first", "transport": "http2"},
+        }.items()
+    }
+    gateway = Gateway({"version": 1, "services": services})
+    assert loads == [Tls(), Tls(ca=ca.file), Tls()]  # HTTP/2 has its own, as it says so in TLS
+    app = gateway._live.services["many"].terminal
+    assert isinstance(app, EndpointsApp)
+    for name in app._names.values():
+        name.make("127.0.0.1")
+    many["endpoints"].append({"url": "https://four.example"})
+    await gateway.reload({"version": 1, "services": services})
+    assert len(loads) == 3
+
+
+def test_what_no_service_uses_any_more_is_forgotten(ca: Authority) -> None:
+    runtime = Runtime()
+    service = {"url": "https://x", "tls": {"ca": ca.file}, "routes": [{"path": "/*"}]}
+    gateway = Gateway({"version": 1, "services": {"x": service}}, runtime=runtime)
+    assert list(runtime.loaded) == [(Tls(ca=ca.file), "http1")]
+    del gateway
+    gc.collect()
+    assert not runtime.loaded

@@ -502,6 +502,7 @@ async def test_upload_shorter_than_declared_is_aborted(make_proxy: MakeProxy) ->
         [(b"content-length", b"1"), (b"transfer-encoding", b"chunked")],
         [(b"content-length", b"1"), (b"content-length", b"2")],
         [(b"content-length", b"+1")],
+        [(b"content-length", b"1" * 5000)],
         [(b"x-thing", b"a\r\nx-other: b")],
         [(b"x-thing", b"a\0b")],
     ],

@@ -163,7 +163,9 @@ async def test_a_client_that_vanishes_closes_the_service_within_a_second() -> No
 
 
 @pytest.mark.parametrize(
-    ("code", "sent"), [(1005, 1000), (1006, 1011), (1015, 1011), (None, 1000), (4000, 4000)]
+    ("code", "sent"),
+    [(1005, 1000), (1006, 1011), (1015, 1011), (None, 1000), (4000, 4000)]
+    + [(code, 1000) for code in (5000, 2999, 1016, 1004, 999, 65535)],
 )
 async def test_codes_that_never_travel_are_replaced(code: int | None, sent: int) -> None:
     ended = Ended()

@@ -231,6 +231,20 @@ async def test_the_command_names_what_takes_a_restart(tmp_path: Path, workers: i
         assert "no reload changes the state, start the gateway anew" in said
 
 
+async def test_a_reload_that_brings_the_first_limit_to_workers_that_share_nothing_says_so(
+    tmp_path: Path,
+) -> None:
+    keys = {"workers": 2, "reload": NO_WATCH, "state": "memory://"}
+    async with running(tmp_path, "http://127.0.0.1:9", **keys) as gateway:
+        gateway.chain = "[health, rate_limit]"
+        gateway.write("http://127.0.0.1:9")
+        for _ in range(2):
+            [warning] = (await gateway.ask("POST /reload"))["restarts"]
+            assert warning.startswith(
+                "with state: memory:// each of the 2 workers counts its own rate limits"
+            )
+
+
 async def test_the_level_of_the_log_changes_and_what_takes_a_restart_is_said(tmp_path: Path) -> None:
     async with Upstream(ANSWER_ONE) as one:
         async with running(tmp_path, one.url, reload=NO_WATCH) as gateway:

@@ -10,8 +10,12 @@ import hiredis
 import pytest
 
 from asgi_gateway.clock import SystemClock
+from asgi_gateway.errors import StoreUnavailable
+from asgi_gateway.events import Event, StoreFailed
+from asgi_gateway.policies.limit import COUNTERS, Limit
 from asgi_gateway.runtime import Runtime
 from asgi_gateway.stores.store import Store
+from tests.stores.conftest import Way
 from tests.stores.servers import Gateway, Server, descriptors, running, traffic, until
 
 Open = Callable[..., Store]
@@ -188,3 +192,54 @@ async def test_fifty_failures_leave_nothing_behind(tmp_path: Path, open_store: O
                 await until(lambda: (descriptors(), len(asyncio.all_tasks())) <= before)
             assert one.failures >= 50
             assert await one.remaining("again") == 999
+
+
+async def test_what_a_server_says_of_the_password_does_not_quote_it(tmp_path: Path, open_store: Open):
+    with running(tmp_path, "--rename-command", "AUTH", "") as server:
+        one = Gateway(open_store, f"valkey://me:s3cret@127.0.0.1:{server.port}", timeout=5)
+        assert await one.remaining("a") == 999
+        assert "ERR unknown command" in str(one.events)
+        assert "s3cret" not in str(one.events)
+
+
+@pytest.mark.parametrize("said", [b"-ERR no s3cret here\r\n", b"-WRONGPASS 's3c...\r\n"])
+async def test_nor_does_what_any_other_server_says(said: bytes, open_store: Open):
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.read(65536)
+        assert asked.count(b"$4\r\n") == 2, "all of the greeting came at once"  # AUTH and PING
+        writer.write(said + b"-NOAUTH Authentication required.\r\n" * 2)
+        await reader.read()
+        writer.close()
+
+    door = await asyncio.start_server(serve, "127.0.0.1", 0)
+    one = Gateway(open_store, f"valkey://:s3cret@127.0.0.1:{door.sockets[0].getsockname()[1]}/1", timeout=5)
+    assert await one.remaining("a") == 999
+    assert "s3c" not in str(one.events)
+    assert one.degraded
+    door.close()
+
+
+@pytest.mark.parametrize("host", ["cache..internal", "a" * 64])
+async def test_what_is_no_host_name_is_a_store_that_fails(host: str, open_store: Open):
+    one = Gateway(open_store, f"valkey://{host}:6379", timeout=5)
+    assert [await one.remaining("a") for _ in range(2)] == [999, 998]
+    assert (one.degraded, one.told) == (1, [StoreFailed])
+
+
+async def test_a_store_is_looked_at_again_though_its_failure_could_not_be_told(
+    way: Way, open_store: Open, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_exception_handler", lambda _: None)
+
+    def broken(event: Event) -> None:
+        raise RuntimeError("a bug of whoever listens")
+
+    store = open_store(f"unix://{way.path}", runtime=Runtime(emit=broken), timeout=5)
+    hit = store.limiter("one", [Limit(COUNTERS["fixed_window"], 1000, 60)], 1)
+    await hit("a")
+    await way.shut()
+    with pytest.raises((StoreUnavailable, RuntimeError)):
+        await hit("a")
+    await way.open(way.path)
+    await until(lambda: not store.degraded)
+    assert (await hit("a")).remaining == 998

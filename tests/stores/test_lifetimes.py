@@ -5,12 +5,15 @@ import contextlib
 import gc
 import subprocess
 import sys
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from asgi_lifespan import LifespanManager
 
+from asgi_gateway import gateway
 from asgi_gateway.clock import SystemClock
 from asgi_gateway.errors import StoreUnavailable
 from asgi_gateway.events import StoreFailed
@@ -18,7 +21,7 @@ from asgi_gateway.policies.limit import COUNTERS, Limit
 from asgi_gateway.stores.embedded import EmbeddedServer
 from asgi_gateway.stores.pipe import connect
 from asgi_gateway.stores.store import Store
-from asgi_gateway.testing import request, settle
+from asgi_gateway.testing import ScriptedApp, request, settle
 from tests.stores.conftest import Way
 from tests.stores.servers import Gateway, descriptors, until
 
@@ -212,3 +215,35 @@ async def test_a_connection_that_is_given_up_in_its_greeting_is_closed(way: Way,
     with contextlib.suppress(asyncio.CancelledError, StoreUnavailable):
         await connecting
     await until(lambda: descriptors() < before + 3)
+
+
+async def test_an_embedded_state_begins_anew_with_a_second_lifespan():
+    """It was stopped for good: from then on each process counted for itself, and the store was degraded."""
+    state = {"url": "embedded", "timeout": 1}
+    limit = {"rate_limit": {"limit": "5/hour"}}
+    app = gateway.Gateway({"version": 1, "state": state, "middleware": [limit]}, app=ScriptedApp(200))
+    for _ in range(2):
+        async with LifespanManager(app):
+            left = [(await request(app)).header("ratelimit-remaining") for _ in range(2)]
+            degraded = [one["value"] for one in app.status()["gauges"] if one["name"] == "store_degraded"]
+        assert (left, degraded) == (["4", "3"], [0])
+
+
+async def test_a_reload_that_brings_the_first_shared_breaker_follows_before_the_first_request(
+    server: EmbeddedServer,
+):
+    """It connected with the first answer, so the first requests went to a service that is open elsewhere."""
+    chain = [{"circuit_breaker": {"failure_threshold": 1, "shared": True}}]
+    service = {"app": "tests.stores.test_lifetimes:failing", "routes": [{"path": "/*"}]}
+    base = {"version": 1, "state": {"url": server.url, "prefix": uuid.uuid4().hex, "timeout": 1}}
+    with_breaker = {**base, "services": {"ai": {**service, "middleware": chain}}}
+    one, other = (
+        gateway.Gateway(content) for content in ({**base, "services": {"ai": service}}, with_breaker)
+    )
+    async with LifespanManager(one), LifespanManager(other):
+        await one.reload(with_breaker)
+        assert (await request(other)).status == 500
+        await until(lambda: one.status()["services"]["ai"]["breaker"] == "open", 5)
+
+
+failing = ScriptedApp(500)
