@@ -183,8 +183,8 @@ class HttpProtocol(asyncio.Protocol):
         self._expect_within(self.bounds.head_timeout)
 
     def data_received(self, data: bytes) -> None:
-        if self._closing:
-            return
+        if self._closing or self._refusal is not None:
+            return  # only the end of the connection is of interest now
         self._segment = size = len(data)
         if self._between:
             begins = True
@@ -476,6 +476,7 @@ class HttpProtocol(asyncio.Protocol):
     # Refusing
 
     def _refuse(self, refusal: Refused) -> None:
+        """Answer so in the turn of the request that is arriving, which is not run, and listen no more."""
         self._refusal = refusal
         self._due = None
         cycle = self._receiving
@@ -487,10 +488,10 @@ class HttpProtocol(asyncio.Protocol):
                 if cycle.started:
                     self.abort(cycle)
                     return
+            elif self._waiting and self._waiting[-1] is cycle:
+                self._waiting.pop()
         if self._cycle is None:
             self._answer_refusal(refusal)
-        else:
-            self.pause_reading()
 
     def _answer_refusal(self, refusal: Refused) -> None:
         _logger.info("refused a request: %s", refusal)
