@@ -342,6 +342,8 @@ class HttpProtocol(asyncio.Protocol):
             raise Refused(400, "a request to change the protocol has a body")
         if head.upgrade != b"websocket" or self.config.ws_protocol_class is None:
             return False
+        if self._cycle is not None:
+            raise Refused(400, "a request to change the protocol comes before the one in front is answered")
         read_target(method, target, head.host)
         request_line = b"%b %b HTTP/1.1" % (method, target)
         self._handshake = b"\r\n".join([request_line, *map(b": ".join, headers), b"\r\n"])

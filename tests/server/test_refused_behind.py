@@ -141,3 +141,60 @@ async def test_a_client_that_leaves_behind_a_refusal_is_noticed() -> None:
             while not app.paths:
                 await asyncio.sleep(0)
         await without_connections(server)
+
+
+HANDSHAKE = (
+    b"GET /socket HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+async def test_no_websocket_takes_over_from_a_request_in_progress() -> None:
+    app = Held()
+    async with listening(app, ws="websockets-sansio") as server, RawClient(server.url) as client:
+        await client.send(get(b"/1") + HANDSHAKE)
+        while not app.paths:
+            await asyncio.sleep(0)
+        app.go_on.set()
+        assert (await client.answer()).body == b"/1"
+        assert (await client.answer()).status == 400
+        assert (await client.rest(), client.ended) == (b"", "closed")
+    assert app.paths == ["/1"]
+
+
+async def test_a_websocket_may_follow_an_answered_request() -> None:
+    kinds: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        kinds.append(scope["type"])
+        if scope["type"] == "http":
+            await respond(send)
+        else:
+            await receive()
+            await send({"type": "websocket.accept"})
+
+    async with listening(app, ws="websockets-sansio") as server, RawClient(server.url) as client:
+        await client.send(get(b"/1"))
+        assert (await client.answer()).status == 200
+        await client.send(HANDSHAKE)
+        assert (await client.head()).startswith(b"HTTP/1.1 101")
+    assert kinds == ["http", "websocket"]
+
+
+async def test_a_client_that_leaves_behind_a_handshake_unread_ends_the_request_in_progress() -> None:
+    over = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not server.protocols[0].transport.is_closing():
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        over.set()
+
+    async with listening(app, ws="websockets-sansio") as server:
+        async with RawClient(server.url) as client:
+            await client.send(get(b"/large"))
+            while not server.protocols or not server.protocols[0].write_paused:
+                await asyncio.sleep(0)
+            await client.send(HANDSHAKE)
+            await asyncio.sleep(0.05)
+        await asyncio.wait_for(over.wait(), 5)
