@@ -390,6 +390,8 @@ class HttpProtocol(asyncio.Protocol):
         if cycle is not None:
             self._receiving = None
             cycle.more = False
+            if self._read_paused:
+                self.resume_reading()  # there is no more of it to hold back, and a client's end to be seen
             if cycle.waiters:
                 cycle.wake()
 
