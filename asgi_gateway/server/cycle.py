@@ -160,7 +160,11 @@ class Cycle:
             protocol.resume_reading()
             waiter = protocol.loop.create_future()
             self.waiters += (waiter,)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:  # some ask in turns, thousands of times a request
+                self.waiters = tuple([one for one in self.waiters if one is not waiter])
+                raise
 
     async def send(self, message: Message) -> None:
         protocol = self._protocol

@@ -67,6 +67,52 @@ async def test_the_answers_end_is_a_disconnect_while_the_client_stays(http: Any)
         assert (await client.answer()).status == 200
 
 
+async def test_asking_whether_the_client_has_left_leaves_nothing_behind() -> None:
+    """As Starlette's `Request.is_disconnected` and `asyncio.wait_for` ask: by a `receive` that is cancelled."""
+    asked, finish = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        for _ in range(100):
+            waiting = asyncio.ensure_future(receive())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await waiting
+        asked.set()
+        await finish.wait()
+        await respond(send)
+
+    async with listening(app) as server, RawClient(server.url) as client:
+        await client.send(GET)
+        await asyncio.wait_for(asked.wait(), 5)
+        assert server.protocols[0]._cycle.waiters == ()
+        finish.set()
+        assert (await client.answer()).status == 200
+
+
+async def test_one_who_gives_up_waiting_does_not_end_the_wait_of_another(http: Any) -> None:
+    heard: list[Message] = []
+    over = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        first, second = asyncio.ensure_future(receive()), asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        first.cancel()
+        asked.set()
+        heard.append(await second)
+        over.set()
+
+    asked = asyncio.Event()
+    async with listening(app, http) as server:
+        async with RawClient(server.url) as client:
+            await client.send(GET)
+            await asyncio.wait_for(asked.wait(), 5)
+        await asyncio.wait_for(over.wait(), 5)
+    assert heard == [DISCONNECT]
+
+
 # A client that does not read
 
 
