@@ -169,7 +169,7 @@ class Cycle:
     async def send(self, message: Message) -> None:
         protocol = self._protocol
         if protocol.write_paused and not self.disconnected:
-            await protocol.writable()
+            await protocol.unread.taken()
         if self.disconnected:
             return
         kind = message["type"]

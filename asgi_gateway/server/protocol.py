@@ -7,8 +7,8 @@ differs:
 - Ambiguity is refused before any app runs: framing, Host and target that two readers could read
   in two ways end in 400 and a closed connection (RFC 9112 sections 3.2, 6.1 and 6.3).
 - The head has bounds: its lines, their number, the whole.
-- Slowness has bounds: a head must be complete in `head_timeout`, a body must keep coming, an idle
-  connection ends. One timer a connection, moved rather than made anew.
+- Slowness has bounds: a head must be complete in `head_timeout`, a body must keep coming, an answer must
+  be taken, an idle connection ends. One timer a connection, moved rather than made anew.
 - Request trailers are dropped, never merged into the headers (RFC 9110 section 6.5.1).
 - A response that cannot be finished ends the connection so that no client takes it for whole.
 - Early hints go out before the answer (RFC 8297), trailers behind it to a client that asked for them
@@ -40,6 +40,7 @@ from asgi_gateway.server.bounds import BOUNDS, Bounds
 from asgi_gateway.server.cycle import Cycle
 from asgi_gateway.server.head import PLAIN, Head, Refused, read_head, read_target
 from asgi_gateway.server.lines import STATUS_LINES
+from asgi_gateway.server.unread import Unread
 from asgi_gateway.types import ASGIApp, Header, Headers
 
 if TYPE_CHECKING:
@@ -66,7 +67,6 @@ class HttpProtocol(asyncio.Protocol):
         "_between",
         "_closing",
         "_cycle",
-        "_drained",
         "_due",
         "_farewell",
         "_good_host",
@@ -94,6 +94,7 @@ class HttpProtocol(asyncio.Protocol):
         "on_url",
         "server_state",
         "transport",
+        "unread",
         "write_paused",
     )
 
@@ -119,6 +120,8 @@ class HttpProtocol(asyncio.Protocol):
         self.loop = loop = _loop or asyncio.get_event_loop()
         self.transport: Any = None
         self.write_paused = False
+        self.unread: Any = None
+        """What the client has not taken; made when writing is first paused, or a close has to wait."""
         self.good_names = b""
         """The names of a response's headers that were looked at last."""
         self._small = min(bounds.max_target, bounds.max_header)
@@ -128,7 +131,6 @@ class HttpProtocol(asyncio.Protocol):
         self._parser: Any = None
         self._base: dict[str, Any] = {}
         self._good_host = b""
-        self._drained: tuple[asyncio.Future[None], ...] = ()
         self._read_paused = False
         self._farewell: Callable[[], None] | None = None
         # The request whose head arrives. Two of the parser's callbacks are methods of lists, which cost
@@ -179,6 +181,9 @@ class HttpProtocol(asyncio.Protocol):
             "headers": [],
             "state": {},
         }
+        if self._base["scheme"] == "https":
+            # asyncio's 512 KiB go out all at once: a slow client would seem to take nothing for long.
+            self.transport.set_write_buffer_limits(64 * 1024)
         self._parser = httptools.HttpRequestParser(self)
         self._expect_within(self.bounds.head_timeout)
 
@@ -225,6 +230,8 @@ class HttpProtocol(asyncio.Protocol):
                 cycle.disconnect()
         self._waiting.clear()
         self.resume_writing()
+        if self.unread is not None:
+            self.unread.forget()
         self._parser = None
         self._base = {}
         farewell, self._farewell = self._farewell, None
@@ -248,19 +255,24 @@ class HttpProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
+        self._made_unread().pause()
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        waiters, self._drained = self._drained, ()
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        if self.unread is not None:
+            self.unread.resume()
 
-    async def writable(self) -> None:
-        """Return when the client has taken enough of what was written."""
-        waiter = self.loop.create_future()
-        self._drained += (waiter,)
-        await waiter
+    def _made_unread(self) -> Unread:
+        if self.unread is None:
+            self.unread = Unread(self.transport, self.loop, self.bounds)
+        unread: Unread = self.unread
+        return unread
+
+    def _close(self) -> None:
+        """Close as soon as the client has taken what is written, or takes no more of it."""
+        if self.transport.get_write_buffer_size():
+            self._made_unread().watch()
+        self.transport.close()
 
     def pause_reading(self) -> None:
         if not self._read_paused:
@@ -282,7 +294,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._cycle is not None:
             self._cycle.keep_alive = False
         elif self._between:
-            self.transport.close()
+            self._close()
 
     def end_stream(self) -> None:
         """Break off an answer in progress that may go on for ever."""
@@ -455,7 +467,7 @@ class HttpProtocol(asyncio.Protocol):
         """Close; with `lingering` let a client that still sends read what it was told first."""
         self._closing = True
         if not lingering or not self.transport.can_write_eof():
-            self.transport.close()
+            self._close()
             return
         self._read_paused = False
         self.transport.resume_reading()
@@ -475,7 +487,7 @@ class HttpProtocol(asyncio.Protocol):
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
         else:
-            self.transport.close()
+            self._close()
 
     # Refusing
 
@@ -522,6 +534,8 @@ class HttpProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.unread is not None:
+            self.unread.forget()
         ws_class: Any = self.config.ws_protocol_class
         protocol = ws_class(config=self.config, server_state=self.server_state, app_state=self.app_state)
         protocol.connection_made(self.transport)
@@ -550,7 +564,7 @@ class HttpProtocol(asyncio.Protocol):
         elif self._closing:
             self.transport.abort()
         elif self._between:
-            self.transport.close()
+            self._close()
         elif self._receiving is not None:
             self._judge_upload(self._receiving)
         else:

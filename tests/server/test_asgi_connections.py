@@ -68,7 +68,7 @@ async def test_the_answers_end_is_a_disconnect_while_the_client_stays(http: Any)
 
 
 async def test_asking_whether_the_client_has_left_leaves_nothing_behind() -> None:
-    """As Starlette's `Request.is_disconnected` and `asyncio.wait_for` ask: by a `receive` that is cancelled."""
+    """As Starlette's `Request.is_disconnected` asks: by a `receive` that is cancelled."""
     asked, finish = asyncio.Event(), asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
