@@ -144,10 +144,8 @@ class Cycle:
 
     async def receive(self) -> Message:
         protocol = self._protocol
-        if self.expects_continue:
-            self.expects_continue = False
-            if not self.started and not protocol.transport.is_closing():
-                protocol.transport.write(_CONTINUE)
+        if self.expects_continue and not self.disconnected:
+            self._say_continue()
         while True:
             if self.disconnected or self.complete:
                 return {"type": "http.disconnect"}
@@ -165,6 +163,14 @@ class Cycle:
             except asyncio.CancelledError:  # some ask in turns, thousands of times a request
                 self.waiters = tuple([one for one in self.waiters if one is not waiter])
                 raise
+
+    def _say_continue(self) -> None:
+        self.expects_continue = False
+        protocol = self._protocol
+        if not self.started and not protocol.transport.is_closing():
+            protocol.transport.write(_CONTINUE)
+            if self.more:
+                protocol.expect_body()
 
     async def send(self, message: Message) -> None:
         protocol = self._protocol

@@ -316,6 +316,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._received + self._ahead > self._small or len(headers) > self.bounds.max_headers:
             self._check_size(target, headers)
         self._received = 0
+        self._due = None  # the head's own, if it came in pieces
         parser = self._parser
         version: str = parser.get_http_version()
         method: bytes = parser.get_method()
@@ -553,6 +554,10 @@ class HttpProtocol(asyncio.Protocol):
         self._timer_due = due
         self._timer = self.loop.call_later(seconds, self._on_timer)
 
+    def expect_body(self) -> None:
+        """Somebody waits for the body that is arriving, from now on."""
+        self._expect_within(self.bounds.body_interval)
+
     def _on_timer(self) -> None:
         self._timer = None
         if self._due is None:
@@ -572,7 +577,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def _judge_upload(self, cycle: Cycle) -> None:
         brought, cycle.judged = cycle.received - cycle.judged, cycle.received
-        if self._read_paused or brought >= self.bounds.body_minimum:
-            self._expect_within(self.bounds.body_interval)
+        if self._read_paused or cycle.expects_continue or brought >= self.bounds.body_minimum:
+            self.expect_body()
         else:
             self._refuse(Refused(408, "the body comes too slowly"))
