@@ -219,7 +219,10 @@ class Cycle:
         if status in _BODILESS or self.scope["method"] == "HEAD":
             self._left = NO_BODY
         elif b"content-length" in fields:
-            self._left = int(fields[b"content-length"])
+            length = fields[b"content-length"]
+            if not length.isdigit():
+                raise RuntimeError("A response's Content-Length is not one number.")
+            self._left = int(length)
         else:
             self._frame(lines)
         if self.expects_continue or not self.keep_alive:
@@ -239,7 +242,11 @@ class Cycle:
                 self.keep_alive = self.keep_alive and b"close" not in value.lower()
             elif lowered != b"transfer-encoding":
                 kept.append((name, value))
-        return kept, {name.lower(): value for name, value in kept}
+        fields = {name.lower(): value for name, value in kept}
+        length = fields.get(b"content-length")
+        if any(name.lower() == b"content-length" and value != length for name, value in kept):
+            raise RuntimeError("A response's Content-Length is not one number.")
+        return kept, fields
 
     def _frame(self, lines: list[bytes]) -> None:
         """Say how a body without a length ends (RFC 9112 section 6.3)."""
@@ -256,24 +263,25 @@ class Cycle:
             self._head = b""
 
     def _send_body(self, body: Any, more: bool) -> None:  # noqa: FBT001 - hot
+        left = self._left
+        if left >= 0:
+            rest = left - len(body)
+            if rest < 0 or (rest and not more):  # refused before anything is changed
+                how = "longer" if rest < 0 else "shorter"
+                raise RuntimeError(f"Response content {how} than Content-Length")
+            self._left = rest
+        elif left <= ENDED:
+            raise RuntimeError("Response content behind its end")
         head, self._head = self._head, b""
         if self.more and head and not more and self.keep_alive:
             # It ends while the upload still runs, and so does the connection.
             head = head[:-2] + b"connection: close\r\n\r\n"
-        left = self._left
-        if left >= 0:
-            self._left = left = left - len(body)
-            if left < 0:
-                raise RuntimeError("Response content longer than Content-Length")
-            if left and not more:
-                raise RuntimeError("Response content shorter than Content-Length")
-            data = head + body if head else body
-        elif left == CHUNKED:
+        if left == CHUNKED:
             data = self._chunk(head, body, more)
-        elif left <= ENDED:
-            raise RuntimeError("Response content behind its end")
+        elif left == NO_BODY:
+            data = head
         else:
-            data = head if left == NO_BODY else head + body
+            data = head + body if head else body
         if data:
             self._protocol.transport.write(data)
         if not more:
