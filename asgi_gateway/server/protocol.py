@@ -66,6 +66,7 @@ class HttpProtocol(asyncio.Protocol):
         "_base",
         "_between",
         "_closing",
+        "_context",
         "_cycle",
         "_due",
         "_farewell",
@@ -130,6 +131,8 @@ class HttpProtocol(asyncio.Protocol):
         self._plain = not asked and loop.get_task_factory() is None
         self._parser: Any = None
         self._base: dict[str, Any] = {}
+        self._context: Any = None
+        """The server's, for what is begun while a request's own is the current one."""
         self._good_host = b""
         self._read_paused = False
         self._farewell: Callable[[], None] | None = None
@@ -162,6 +165,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
+        self._context = contextvars.copy_context()
         self.server_state.connections.add(self)  # type: ignore[arg-type] # a union of its own classes
         self._base = {
             "type": "http",
@@ -282,7 +286,8 @@ class HttpProtocol(asyncio.Protocol):
     def resume_reading(self) -> None:
         if self._read_paused and not self._waiting:
             self._read_paused = False
-            self.transport.resume_reading()
+            # asyncio calls for what is read in the context that reading was resumed in.
+            self._context.run(self.transport.resume_reading)
 
     @property
     def idle(self) -> bool:
@@ -454,7 +459,7 @@ class HttpProtocol(asyncio.Protocol):
         if not cycle.keep_alive or cycle is self._receiving:
             self._end(lingering=cycle is self._receiving)
         elif self._waiting:
-            self._start(self._waiting.pop(0))
+            self._context.copy().run(self._start, self._waiting.pop(0))
             self.resume_reading()
         elif self._refusal is not None:
             self._answer_refusal(self._refusal)
