@@ -73,6 +73,7 @@ class HttpProtocol(asyncio.Protocol):
         "_good_host",
         "_handshake",
         "_headers",
+        "_last",
         "_parser",
         "_plain",
         "_read_paused",
@@ -156,6 +157,8 @@ class HttpProtocol(asyncio.Protocol):
         self._receiving: Cycle | None = None
         self._waiting: list[Cycle] = []
         self._closing = False
+        self._last = False
+        """Whether the next request is the last."""
         self._handshake = b""
         self._due: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -296,6 +299,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Called by the server: end now if idle, else after the request that is here or arriving."""
+        self._last = True
         if self._cycle is not None:
             self._cycle.keep_alive = False
         elif self._between:
@@ -344,7 +348,7 @@ class HttpProtocol(asyncio.Protocol):
         if root := self.config.root_path:
             scope["path"] = root + scope["path"]
             scope["raw_path"] = root.encode("utf-8") + path
-        self._receiving = cycle = Cycle(self, scope, parser.should_keep_alive())
+        self._receiving = cycle = Cycle(self, scope, parser.should_keep_alive() and not self._last)
         if head is not PLAIN:
             self._prepare(cycle, head, version)
         if self._cycle is None:

@@ -238,6 +238,18 @@ async def test_a_shutdown_lets_the_request_in_progress_end_and_no_other_begin(
     assert begun == ["/1"]
 
 
+async def test_a_shutdown_lets_the_request_whose_head_arrives_be_the_last() -> None:
+    async with listening(Listener(is_last)) as server, RawClient(server.url) as client:
+        await client.send(GET[:-8])
+        while not server.protocols or server.protocols[0].idle:
+            await asyncio.sleep(0)
+        server.shut_down()
+        await client.send(GET[-8:])
+        answer = await client.answer()
+        assert (answer.status, answer.header("connection")) == (200, "close")
+        assert (await client.rest(), client.ended) == (b"", "closed")
+
+
 async def test_more_connections_than_the_limit_are_answered_503(http: Any) -> None:
     app = Listener()
     async with listening(app, http, limit_concurrency=2) as server, contextlib.AsyncExitStack() as stack:
