@@ -25,7 +25,7 @@ from asgi_gateway.gateway import Gateway
 from asgi_gateway.reload import Reloader
 from asgi_gateway.server.admin import AdminSocket
 from asgi_gateway.server.control import controlled
-from asgi_gateway.server.launch import STARTUP_FAILED, CannotStart, close
+from asgi_gateway.server.launch import STARTUP_FAILED, CannotStart, close, reason_of
 from asgi_gateway.server.process import STARTUP_FAILURE, Settings, restarts_of, work
 
 ANSWER_WITHIN: Final = 30.0
@@ -135,7 +135,12 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, number)
         on_started()
-        self._workers = [self._new() for _ in range(self._number)]
+        try:
+            for _ in range(self._number):
+                self._workers.append(self._new())
+        except OSError as error:
+            self._kill()
+            raise CannotStart(f"cannot start a worker: {reason_of(error)}") from error
         self._keepers = [loop.create_task(self._keep(place)) for place in range(self._number)]
         async with controlled(self.reloader, self._status, admin):
             await self._stopping
@@ -146,6 +151,17 @@ class Supervisor:
 
     def _new(self) -> Worker:
         return Worker(self._settings, self._files, self._sockets)
+
+    async def _succeed(self, place: int, stopping: asyncio.Future[int]) -> None:
+        """Put another worker in this place, as soon as the system has room for one."""
+        while not stopping.done():
+            try:
+                self._workers[place] = self._new()
+            except OSError as error:
+                _logger.error("no worker can be started, it is tried again: %s", error)  # noqa: TRY400 - it says all
+                await asyncio.wait([stopping], timeout=PAUSE)
+            else:
+                return
 
     async def _keep(self, place: int) -> None:
         """See to it that there is a worker in this place."""
@@ -162,9 +178,7 @@ class Supervisor:
             _logger.warning("worker %d ended (%s), another takes its place", worker.process.pid, code)
             if SystemClock.monotonic() - worker.since < PAUSE or code == STARTUP_FAILURE:
                 await asyncio.wait([self._stopping], timeout=PAUSE)
-                if self._stopping.done():
-                    return
-            self._workers[place] = self._new()
+            await self._succeed(place, self._stopping)
 
     def _stop(self, how: int) -> None:
         """End every worker as after that signal; they take a second one for a sign of haste."""
