@@ -118,12 +118,14 @@ class Cycle:
                 await app(self.scope, self.receive, self.send)
             except ResponseAborted:
                 protocol.abort(self)
-            except Exception:
-                _logger.exception("Exception in ASGI application")
-                failed = True
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
                 protocol.abort(self)
                 raise
+            except GeneratorExit:  # the event loop is gone, and with it all that could be closed
+                raise
+            except BaseException:
+                _logger.exception("Exception in ASGI application")
+                failed = True
             else:
                 if not self.complete and not self.disconnected:
                     _logger.error("ASGI callable returned without completing its response.")

@@ -152,13 +152,13 @@ class Supervisor:
     def _new(self) -> Worker:
         return Worker(self._settings, self._files, self._sockets)
 
-    async def _succeed(self, place: int, stopping: asyncio.Future[int]) -> None:
+    async def _replace(self, place: int, stopping: asyncio.Future[int]) -> None:
         """Put another worker in this place, as soon as the system has room for one."""
         while not stopping.done():
             try:
                 self._workers[place] = self._new()
             except OSError as error:
-                _logger.error("no worker can be started, it is tried again: %s", error)  # noqa: TRY400 - it says all
+                _logger.error("no worker can be started, it is tried again: %s", error)  # noqa: TRY400
                 await asyncio.wait([stopping], timeout=PAUSE)
             else:
                 return
@@ -178,7 +178,7 @@ class Supervisor:
             _logger.warning("worker %d ended (%s), another takes its place", worker.process.pid, code)
             if SystemClock.monotonic() - worker.since < PAUSE or code == STARTUP_FAILURE:
                 await asyncio.wait([self._stopping], timeout=PAUSE)
-            await self._succeed(place, self._stopping)
+            await self._replace(place, self._stopping)
 
     def _stop(self, how: int) -> None:
         """End every worker as after that signal; they take a second one for a sign of haste."""

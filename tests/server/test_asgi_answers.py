@@ -298,3 +298,16 @@ async def test_two_lengths_are_not_sent() -> None:
     async with listening(app) as server, RawClient(server.url) as client:
         await client.send(request())
         assert (await client.answer()).status == 500
+
+
+@pytest.mark.parametrize("error", [BaseExceptionGroup("of a task group", [GeneratorExit()]), BaseException()])
+async def test_an_exception_that_is_no_mistake_by_its_kind_is_one_all_the_same(
+    http: Any, error: BaseException
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise error
+
+    async with listening(app, http) as server, RawClient(server.url) as client:
+        await client.send(request())
+        assert (await client.answer()).status == 500
+        assert (await client.rest(), client.ended) == (b"", "closed")
