@@ -362,11 +362,13 @@ class HttpProtocol(asyncio.Protocol):
             return False
         if head.has_body:
             raise Refused(400, "a request to change the protocol has a body")
-        if head.upgrade != b"websocket" or self.config.ws_protocol_class is None:
+        if head.upgrade != b"websocket" or head.version == "1.0" or self.config.ws_protocol_class is None:
             return False
         if self._cycle is not None:
             raise Refused(400, "a request to change the protocol comes before the one in front is answered")
-        read_target(method, target, head.host)
+        path, query = read_target(method, target, head.host)
+        if not target.startswith(b"/"):  # a whole URL, which is no path to the class that it goes to
+            target = b"%b?%b" % (path, query) if query else path
         request_line = b"%b %b HTTP/1.1" % (method, target)
         self._handshake = b"\r\n".join([request_line, *map(b": ".join, headers), b"\r\n"])
         return True

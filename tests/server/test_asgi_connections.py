@@ -309,3 +309,35 @@ async def test_only_websocket_is_handed_over_and_only_where_it_is_spoken(
         status = int((await client.head()).split()[1])
     spoken = ws != "none" and wanted == b"websocket"
     assert (kinds, status) == ((["websocket"], 403) if spoken else (["http"], 200))
+
+
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+
+
+async def test_http_1_0_cannot_change_the_protocol() -> None:
+    """It must be ignored there (RFC 9110 section 7.8)."""
+    app = Listener()
+    async with listening(app, ws="websockets-sansio") as server, RawClient(server.url) as client:
+        await client.send(b"GET / HTTP/1.0\r\nHost: h\r\n" + UPGRADE + KEY)
+        assert (await client.answer()).status == 200
+        assert (await client.rest(), client.ended) == (b"", "closed")
+    assert [scope["http_version"] for scope in app.scopes] == ["1.0"]
+
+
+@pytest.mark.parametrize(
+    ("target", "seen"), [(b"http://h/ws?a", "/ws"), (b"http://h", "/"), (b"/ws?a", "/ws")]
+)
+async def test_a_websocket_may_be_asked_for_by_a_whole_url(target: bytes, seen: str) -> None:
+    scopes: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        await receive()
+        await send({"type": "websocket.accept"})
+
+    async with listening(app, ws="websockets-sansio") as server, RawClient(server.url) as client:
+        await client.send(b"GET %b HTTP/1.1\r\nHost: h\r\n" % target + UPGRADE + KEY)
+        assert (await client.head()).startswith(b"HTTP/1.1 101")
+    query = b"a" if b"?" in target else b""
+    assert [(scope["path"], scope["query_string"]) for scope in scopes] == [(seen, query)]
