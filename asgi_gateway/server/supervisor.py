@@ -49,7 +49,10 @@ class Worker:
         self.process = SPAWN.Process(target=work, args=(settings, files, sockets, there))
         self.process.start()
         there.close()
+        self.files = files
         self.started = False
+        self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when it has started, or ended without."""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.since = SystemClock.monotonic()
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -95,6 +98,7 @@ class Worker:
             return
         if number == 0:
             self.started = True
+            self.settled.set_result(None)
         elif number in self._answers and not self._answers[number].done():
             self._answers[number].set_result(answer)
 
@@ -107,6 +111,8 @@ class Worker:
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(OSError("it has ended"))
+        if not self.settled.done():
+            self.settled.set_result(None)
         self.ended.set_result(None)
 
 
@@ -167,6 +173,10 @@ class Supervisor:
         """See to it that there is a worker in this place."""
         while True:
             worker = self._workers[place]
+            await worker.settled
+            if worker.started and worker.files is not self._files:
+                for mistake in await self._hand(worker):  # what was loaded while it started
+                    _logger.error("%s", mistake)
             await worker.ended
             if self._stopping is None or self._stopping.done():
                 return
@@ -199,21 +209,26 @@ class Supervisor:
         """Have every worker serve another configuration, one that is good; what takes a restart."""
         self._gateway.check(config)
         self._files, self._config = files, config
-        workers = list(self._workers)
-        answers = await asyncio.gather(*(one.ask("reload", files) for one in workers), return_exceptions=True)
-        mistakes: list[str] = []
-        for worker, answer in zip(workers, answers, strict=True):
-            if isinstance(answer, BaseException):
-                _logger.error("worker %d did not reload: %s", worker.process.pid, answer)
-                worker.process.kill()  # its successor begins with the new configuration
-            else:
-                mistakes += (f"worker {worker.process.pid}: {mistake}" for mistake in answer)
+        started = [one for one in self._workers if one.started]  # the others are handed it when they are
+        answers = await asyncio.gather(*map(self._hand, started))
+        mistakes = [mistake for answer in answers for mistake in answer]
         if mistakes:
             raise ConfigError(Mistake(self._settings.path, None, None, "", mistake) for mistake in mistakes)
         return restarts_of(self._first, config)
 
+    async def _hand(self, worker: Worker) -> list[str]:
+        """Have a worker serve the newest configuration; why it does not."""
+        try:
+            mistakes = await worker.ask("reload", self._files)
+        except Exception as error:  # noqa: BLE001 - whatever it is, its successor begins with that
+            _logger.error("worker %d did not reload: %s", worker.process.pid, error)  # noqa: TRY400
+            worker.process.kill()
+            return []
+        return [f"worker {worker.process.pid}: {mistake}" for mistake in mistakes]
+
     async def _status(self) -> list[dict[str, Any]]:
-        answers = await asyncio.gather(*(one.ask("status") for one in self._workers), return_exceptions=True)
+        started = [one for one in self._workers if one.started]
+        answers = await asyncio.gather(*(one.ask("status") for one in started), return_exceptions=True)
         return [answer for answer in answers if isinstance(answer, dict)]
 
 

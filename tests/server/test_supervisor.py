@@ -1,19 +1,24 @@
 """The parent of the workers where the system refuses it one, or a worker takes long to start."""
 
 import asyncio
+import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from asgi_gateway.config import Files, load_config
 from asgi_gateway.gateway import Gateway
 from asgi_gateway.server import CannotStart, Settings, Supervisor, bind
 from asgi_gateway.server.supervisor import Worker
+from asgi_gateway.testing import Upstream, behaviours, run_process
+from tests.server.running import ENVIRONMENT, Running
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +95,35 @@ async def test_workers_that_the_system_refuses_at_the_start_are_a_reason_not_to(
         with pytest.raises(CannotStart, match="cannot start a worker: resource temporarily unavailable"):
             await supervisor.run(lambda: None, None)
         await asyncio.wait_for(first[0].ended, 10)
+
+
+async def test_a_worker_that_starts_slowly_holds_up_no_reload_and_serves_what_was_loaded_meanwhile(
+    tmp_path: Path,
+) -> None:
+    go = tmp_path / "go"
+    go.touch()
+    slow = "  slow: {app: 'tests.server.slow_start:app', routes: [{path: /slow}]}"
+    answers = [behaviours.answer(body=body) for body in (b"one", b"two")]
+    async with Upstream(answers[0]) as one, Upstream(answers[1]) as two:
+        gateway = Running(tmp_path, workers=2, reload="{watch: false}")
+        gateway.write(one.url, more=slow)
+        environment = {**ENVIRONMENT, "SLOW_START": str(go)}
+        async with run_process(["run", str(gateway.file)], env=environment) as process:
+            gateway.process = process
+            await gateway.until(lambda reports: len(reports) == 2)
+            go.unlink()
+            killed, kept = [report["pid"] for report in await gateway.workers()]
+            os.kill(killed, signal.SIGKILL)
+            begun = time.monotonic()
+            await gateway.until(lambda reports: [report["pid"] for report in reports] == [kept])
+            async with asyncio.timeout(10):
+                while not go.with_suffix(".waits").exists():
+                    await asyncio.sleep(0.02)
+            gateway.write(two.url, more=slow)
+            assert await gateway.reload() == []
+            assert time.monotonic() - begun < 10
+            go.touch()
+            await gateway.until(lambda reports: [report["generation"] for report in reports] == [2, 2])
+            async with httpx.AsyncClient(trust_env=False) as client:
+                assert {(await client.get(process.url)).text for _ in range(8)} == {"two"}
+    assert len([line for line in process.output if "another takes its place" in line]) == 1
