@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from asgi_gateway.errors import ResponseAborted
-from asgi_gateway.server.lines import NAME, STATUS_LINES, are_plain, field_lines, status_line
+from asgi_gateway.server.lines import STATUS_LINES, are_plain, field_lines, read_with_care, status_line
 from asgi_gateway.types import ASGIApp, Header, Message, Scope
 
 if TYPE_CHECKING:
@@ -210,7 +210,8 @@ class Cycle:
             protocol.good_names = names
             values = b"".join([*fields.values()])
         else:
-            headers, fields = self._with_care(headers)
+            headers, fields, closes = read_with_care(headers)
+            self.keep_alive = self.keep_alive and not closes
             values = b"".join([value for _, value in headers])
         if 10 in values or 13 in values or 0 in values:  # numbers are found without a detour
             raise RuntimeError("A response header holds a control character.")
@@ -232,23 +233,6 @@ class Cycle:
             lines.append(b"connection: close")
         lines.append(b"\r\n")
         return b"\r\n".join(lines)
-
-    def _with_care(self, headers: list[Any]) -> tuple[list[Any], dict[bytes, bytes]]:
-        """The app's headers without those that are ours to say, and the same by name."""
-        kept: list[Any] = []
-        for name, value in headers:
-            lowered = name.lower()
-            if not NAME.fullmatch(name):
-                raise RuntimeError("The name of a response header is none.")
-            if lowered == b"connection":
-                self.keep_alive = self.keep_alive and b"close" not in value.lower()
-            elif lowered != b"transfer-encoding":
-                kept.append((name, value))
-        fields = {name.lower(): value for name, value in kept}
-        length = fields.get(b"content-length")
-        if any(name.lower() == b"content-length" and value != length for name, value in kept):
-            raise RuntimeError("A response's Content-Length is not one number.")
-        return kept, fields
 
     def _frame(self, lines: list[bytes]) -> None:
         """Say how a body without a length ends (RFC 9112 section 6.3)."""
