@@ -291,6 +291,10 @@ class HttpProtocol(asyncio.Protocol):
             self._read_paused = False
             # asyncio calls for what is read in the context that reading was resumed in.
             self._context.run(self.transport.resume_reading)
+            cycle = self._receiving
+            if cycle is not None:
+                cycle.judged = cycle.received
+                self.expect_body()
 
     @property
     def idle(self) -> bool:

@@ -426,6 +426,27 @@ async def test_the_time_of_a_body_begins_when_its_head_is_there() -> None:
         assert (await client.until(b"\r\n")).startswith(OK)
 
 
+async def test_the_time_in_which_nothing_was_read_is_not_the_clients() -> None:
+    taken = asyncio.Event()
+
+    async def later(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.8)
+        await receive()
+        taken.set()
+        await Recorder()(scope, receive, send)
+
+    bounds = Bounds(body_interval=0.5, body_minimum=100, buffer=1000)
+    async with (
+        listening(later, partial(HttpProtocol, bounds=bounds)) as server,
+        RawClient(server.url) as client,
+    ):
+        await client.send(post(b"Content-Length: 4000", body=b"x" * 2000))
+        await taken.wait()
+        await asyncio.sleep(0.3)  # past the end of the interval that began while nothing was read
+        await client.send(b"x" * 2000)
+        assert (await client.answer()).status == 200
+
+
 async def test_five_hundred_silent_clients_do_no_harm() -> None:
     app = Recorder()
     async with serve(app, http=Impatient, lifespan="off") as server:
