@@ -1,4 +1,8 @@
-"""One request and its response, between the protocol and the app."""
+"""One request and its response, between the protocol and the app.
+
+Both directions are one object, as one is made for each request: what the app takes of the body, what it
+says, and how its answer is framed. What needs nothing of a request, the lines of a head, is in `lines`.
+"""
 
 from __future__ import annotations
 
