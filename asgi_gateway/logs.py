@@ -154,15 +154,19 @@ class TurnHandler(logging.StreamHandler[TextIO]):
         loop = self._turn_of = _running_loop()
         if loop is not None:
             loop.call_soon(self._end_of_turn)
-            return
-        try:
-            self.flush()
-        except Exception:  # noqa: BLE001 - as `emit` does
-            self.handleError(logging.makeLogRecord({"msg": line}))
+        else:
+            self._write(line)
 
     def _end_of_turn(self) -> None:
         self._turn_of = None
-        self.flush()
+        self._write("the lines of a turn of the event loop")
+
+    def _write(self, what: str) -> None:
+        """Flush; a failure is said on stderr, as what the loop would log of it came here to fail again."""
+        try:
+            self.flush()
+        except Exception:  # noqa: BLE001 - as `emit` does
+            self.handleError(logging.makeLogRecord({"msg": what}))
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -217,6 +217,28 @@ def test_a_stream_that_fails_is_nobodys_exception(capsys: pytest.CaptureFixture[
     assert "Logging error" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("untouched_logging")
+def test_a_stream_that_fails_is_tried_once_for_what_was_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the loop logs of a callback that fails would come here again, and again, for ever."""
+    flushed = 0
+
+    class Gone(io.StringIO):
+        def flush(self) -> None:
+            nonlocal flushed
+            flushed += 1
+            raise BrokenPipeError
+
+    async def log() -> None:
+        logging.getLogger().handlers[:] = [json_handler(Gone())]
+        logging.getLogger("test").warning("nobody reads this")
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    asyncio.run(log())
+    assert flushed == 1
+    assert "BrokenPipeError" in capsys.readouterr().err
+
+
 def test_no_line_of_any_thread_is_lost() -> None:
     stream = io.StringIO()
     handler = TurnHandler(stream)

@@ -152,8 +152,9 @@ def by_all(parts: Sequence[KeyFunction]) -> KeyFunction:
 def _imported(module: str, name: str) -> Callable[[Scope], str | None]:
     try:
         function: Callable[[Scope], str | None] = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot import the key function {module}:{name}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the module does
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"cannot import the key function {module}:{name}: {reason}") from error
     if not callable(function):
         raise ValueError(f"{module}:{name} is not a function")  # noqa: TRY004 - pydantic reports ValueError
     return function

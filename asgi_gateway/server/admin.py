@@ -25,6 +25,9 @@ Answer: TypeAlias = Callable[[], Awaitable[tuple[int, dict[str, Any]]]]
 PATIENCE = 10.0
 """Seconds that a client has to send its request."""
 
+ANSWER_WITHIN = 90.0
+"""Seconds that `ask` waits for an answer; a reload waits 30 s for a worker."""
+
 
 class AdminSocket:
     """A socket at a path, mode 0600, in place of what an ended process left. Raises `CannotStart`."""
@@ -34,7 +37,7 @@ class AdminSocket:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             if path.is_socket():
-                path.unlink()
+                _clear(path)
             before = os.umask(0o177)
             try:
                 self.listener.bind(str(path))
@@ -47,12 +50,26 @@ class AdminSocket:
                 f"cannot listen on the admin socket {path}: {error.strerror or error}"
             ) from error
 
+    def refuse(self) -> None:
+        """Accept nobody any more: the place may be taken."""
+        with suppress(OSError):  # nobody ever listened
+            self.listener.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close it, and take it out of the file system unless a successor has put its own there."""
         self.listener.close()
         with suppress(OSError):
             if self._path.stat().st_ino == self._file:
                 self._path.unlink()
+
+
+def _clear(path: Path) -> None:
+    """Take away what an ended process has left; raises `OSError` where one still listens."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as there, suppress(ConnectionRefusedError):
+        there.settimeout(0)
+        there.connect(str(path))
+        raise OSError(errno.EADDRINUSE, "another process listens there")
+    path.unlink()
 
 
 async def answer_requests(admin: AdminSocket | None, answers: Mapping[str, Answer]) -> asyncio.Server | None:
@@ -86,6 +103,7 @@ async def answer_requests(admin: AdminSocket | None, answers: Mapping[str, Answe
 def ask(path: str, line: str) -> dict[str, Any]:
     """Ask the process that listens at `path`: ``POST /reload``; raises `OSError`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ANSWER_WITHIN)
         connection.connect(path)
         connection.sendall(f"{line} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
         with connection.makefile("rb") as answer:

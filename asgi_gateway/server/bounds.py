@@ -27,6 +27,10 @@ class Bounds:
     """In which a body that somebody waits for must bring `body_minimum`."""
     body_minimum: int = 2400
     """With the interval of 10 s, 240 bytes a second."""
+    write_interval: float = 60.0
+    """In which a client must take `write_minimum` of an answer that waits for it."""
+    write_minimum: int = 14400
+    """With the interval of 60 s, 240 bytes a second."""
     linger: float = 2.0
     """In which a client that still uploads may read an answer that ends the connection."""
     buffer: int = 64 * 1024

@@ -54,8 +54,9 @@ async def controlled(reloader: Reloader, status: Status, admin: AdminSocket | No
     try:
         yield
     finally:
-        if server is not None:
+        if server is not None and admin is not None:
             server.close()
+            admin.refuse()
         if sys.platform != "win32":
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the default would end what is draining
         for task in running:

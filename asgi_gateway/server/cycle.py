@@ -1,4 +1,8 @@
-"""One request and its response, between the protocol and the app."""
+"""One request and its response, between the protocol and the app.
+
+Both directions are one object, as one is made for each request: what the app takes of the body, what it
+says, and how its answer is framed. What needs nothing of a request, the lines of a head, is in `lines`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from asgi_gateway.errors import ResponseAborted
-from asgi_gateway.server.lines import NAME, STATUS_LINES, are_plain, field_lines, status_line
+from asgi_gateway.server.lines import STATUS_LINES, are_plain, field_lines, read_with_care, status_line
 from asgi_gateway.types import ASGIApp, Header, Message, Scope
 
 if TYPE_CHECKING:
@@ -118,12 +122,14 @@ class Cycle:
                 await app(self.scope, self.receive, self.send)
             except ResponseAborted:
                 protocol.abort(self)
-            except Exception:
-                _logger.exception("Exception in ASGI application")
-                failed = True
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
                 protocol.abort(self)
                 raise
+            except GeneratorExit:  # the event loop is gone, and with it all that could be closed
+                raise
+            except BaseException:
+                _logger.exception("Exception in ASGI application")
+                failed = True
             else:
                 if not self.complete and not self.disconnected:
                     _logger.error("ASGI callable returned without completing its response.")
@@ -144,10 +150,8 @@ class Cycle:
 
     async def receive(self) -> Message:
         protocol = self._protocol
-        if self.expects_continue:
-            self.expects_continue = False
-            if not self.started and not protocol.transport.is_closing():
-                protocol.transport.write(_CONTINUE)
+        if self.expects_continue and not self.disconnected:
+            self._say_continue()
         while True:
             if self.disconnected or self.complete:
                 return {"type": "http.disconnect"}
@@ -160,12 +164,24 @@ class Cycle:
             protocol.resume_reading()
             waiter = protocol.loop.create_future()
             self.waiters += (waiter,)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:  # some ask in turns, thousands of times a request
+                self.waiters = tuple([one for one in self.waiters if one is not waiter])
+                raise
+
+    def _say_continue(self) -> None:
+        self.expects_continue = False
+        protocol = self._protocol
+        if not self.started and not protocol.transport.is_closing():
+            protocol.transport.write(_CONTINUE)
+            if self.more:
+                protocol.expect_body()
 
     async def send(self, message: Message) -> None:
         protocol = self._protocol
         if protocol.write_paused and not self.disconnected:
-            await protocol.writable()
+            await protocol.unread.taken()
         if self.disconnected:
             return
         kind = message["type"]
@@ -198,7 +214,8 @@ class Cycle:
             protocol.good_names = names
             values = b"".join([*fields.values()])
         else:
-            headers, fields = self._with_care(headers)
+            headers, fields, closes = read_with_care(headers)
+            self.keep_alive = self.keep_alive and not closes
             values = b"".join([value for _, value in headers])
         if 10 in values or 13 in values or 0 in values:  # numbers are found without a detour
             raise RuntimeError("A response header holds a control character.")
@@ -209,7 +226,10 @@ class Cycle:
         if status in _BODILESS or self.scope["method"] == "HEAD":
             self._left = NO_BODY
         elif b"content-length" in fields:
-            self._left = int(fields[b"content-length"])
+            length = fields[b"content-length"]
+            if not length.isdigit():
+                raise RuntimeError("A response's Content-Length is not one number.")
+            self._left = int(length)
         else:
             self._frame(lines)
         if self.expects_continue or not self.keep_alive:
@@ -217,19 +237,6 @@ class Cycle:
             lines.append(b"connection: close")
         lines.append(b"\r\n")
         return b"\r\n".join(lines)
-
-    def _with_care(self, headers: list[Any]) -> tuple[list[Any], dict[bytes, bytes]]:
-        """The app's headers without those that are ours to say, and the same by name."""
-        kept: list[Any] = []
-        for name, value in headers:
-            lowered = name.lower()
-            if not NAME.fullmatch(name):
-                raise RuntimeError("The name of a response header is none.")
-            if lowered == b"connection":
-                self.keep_alive = self.keep_alive and b"close" not in value.lower()
-            elif lowered != b"transfer-encoding":
-                kept.append((name, value))
-        return kept, {name.lower(): value for name, value in kept}
 
     def _frame(self, lines: list[bytes]) -> None:
         """Say how a body without a length ends (RFC 9112 section 6.3)."""
@@ -246,24 +253,25 @@ class Cycle:
             self._head = b""
 
     def _send_body(self, body: Any, more: bool) -> None:  # noqa: FBT001 - hot
+        left = self._left
+        if left >= 0:
+            rest = left - len(body)
+            if rest < 0 or (rest and not more):  # refused before anything is changed
+                how = "longer" if rest < 0 else "shorter"
+                raise RuntimeError(f"Response content {how} than Content-Length")
+            self._left = rest
+        elif left <= ENDED:
+            raise RuntimeError("Response content behind its end")
         head, self._head = self._head, b""
         if self.more and head and not more and self.keep_alive:
             # It ends while the upload still runs, and so does the connection.
             head = head[:-2] + b"connection: close\r\n\r\n"
-        left = self._left
-        if left >= 0:
-            self._left = left = left - len(body)
-            if left < 0:
-                raise RuntimeError("Response content longer than Content-Length")
-            if left and not more:
-                raise RuntimeError("Response content shorter than Content-Length")
-            data = head + body if head else body
-        elif left == CHUNKED:
+        if left == CHUNKED:
             data = self._chunk(head, body, more)
-        elif left <= ENDED:
-            raise RuntimeError("Response content behind its end")
+        elif left == NO_BODY:
+            data = head
         else:
-            data = head if left == NO_BODY else head + body
+            data = head + body if head else body
         if data:
             self._protocol.transport.write(data)
         if not more:

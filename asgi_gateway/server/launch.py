@@ -7,7 +7,7 @@ import logging
 import signal
 import socket
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import uvicorn
 from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
@@ -25,6 +25,8 @@ clients keep theirs, so that it is the client who closes and no request meets a 
 
 DEFAULT_LIMITS = WebSocketLimits()
 
+_ABSENT: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
 
 class CannotStart(Exception):
     """The server cannot be started; the message is one line for the person who started it."""
@@ -33,24 +35,41 @@ class CannotStart(Exception):
 def bind(host: str, port: int) -> list[socket.socket]:
     """A bound socket for every address of `host`; port 0 takes a free one, the same for all.
 
-    Raises `CannotStart` where an address is in use, forbidden or unknown.
+    An address of a family that the system has switched off is left out where there is another. Raises
+    `CannotStart` where one is in use, forbidden or unknown.
     """
     sockets: list[socket.socket] = []
+    absent: OSError | None = None
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, _, _, _, address in dict.fromkeys(found):
             chosen = sockets[0].getsockname()[1] if sockets else port
-            listener = socket.socket(family, socket.SOCK_STREAM)
-            sockets.append(listener)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6 and len(found) > 1:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind((address[0], chosen, *address[2:]))
-            listener.set_inheritable(True)
+            try:
+                sockets.append(_bound(family, (address[0], chosen, *address[2:]), alone=len(found) == 1))
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                absent = error
+        if absent is not None and not sockets:
+            raise absent
     except OSError as error:
         close(sockets)
         raise CannotStart(f"cannot listen on {host}:{port}: {reason_of(error)}") from error
     return sockets
+
+
+def _bound(family: socket.AddressFamily, address: tuple[Any, ...], *, alone: bool) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and not alone:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    listener.set_inheritable(True)
+    return listener
 
 
 def close(sockets: list[socket.socket]) -> None:

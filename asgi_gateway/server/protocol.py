@@ -7,8 +7,8 @@ differs:
 - Ambiguity is refused before any app runs: framing, Host and target that two readers could read
   in two ways end in 400 and a closed connection (RFC 9112 sections 3.2, 6.1 and 6.3).
 - The head has bounds: its lines, their number, the whole.
-- Slowness has bounds: a head must be complete in `head_timeout`, a body must keep coming, an idle
-  connection ends. One timer a connection, moved rather than made anew.
+- Slowness has bounds: a head must be complete in `head_timeout`, a body must keep coming, an answer must
+  be taken, an idle connection ends. One timer a connection, moved rather than made anew.
 - Request trailers are dropped, never merged into the headers (RFC 9110 section 6.5.1).
 - A response that cannot be finished ends the connection so that no client takes it for whole.
 - Early hints go out before the answer (RFC 8297), trailers behind it to a client that asked for them
@@ -38,6 +38,7 @@ from asgi_gateway.server.bounds import BOUNDS, Bounds
 from asgi_gateway.server.cycle import Cycle
 from asgi_gateway.server.head import PLAIN, Head, Refused, read_head, read_target
 from asgi_gateway.server.refusal import answer_to, log_refusal
+from asgi_gateway.server.unread import Unread
 from asgi_gateway.types import ASGIApp, Header, Headers
 
 if TYPE_CHECKING:
@@ -62,13 +63,14 @@ class HttpProtocol(asyncio.Protocol):
         "_base",
         "_between",
         "_closing",
+        "_context",
         "_cycle",
-        "_drained",
         "_due",
         "_farewell",
         "_good_host",
         "_handshake",
         "_headers",
+        "_last",
         "_parser",
         "_plain",
         "_read_paused",
@@ -91,6 +93,7 @@ class HttpProtocol(asyncio.Protocol):
         "on_url",
         "server_state",
         "transport",
+        "unread",
         "write_paused",
     )
 
@@ -116,6 +119,8 @@ class HttpProtocol(asyncio.Protocol):
         self.loop = loop = _loop or asyncio.get_event_loop()
         self.transport: Any = None
         self.write_paused = False
+        self.unread: Any = None
+        """What the client has not taken; made when writing is first paused, or a close has to wait."""
         self.good_names = b""
         """The names of a response's headers that were looked at last."""
         self._small = min(bounds.max_target, bounds.max_header)
@@ -124,8 +129,9 @@ class HttpProtocol(asyncio.Protocol):
         self._plain = not asked and loop.get_task_factory() is None
         self._parser: Any = None
         self._base: dict[str, Any] = {}
+        self._context: Any = None
+        """The server's, for what is begun while a request's own is the current one."""
         self._good_host = b""
-        self._drained: tuple[asyncio.Future[None], ...] = ()
         self._read_paused = False
         self._farewell: Callable[[], None] | None = None
         # The request whose head arrives. Two of the parser's callbacks are methods of lists, which cost
@@ -148,6 +154,8 @@ class HttpProtocol(asyncio.Protocol):
         self._receiving: Cycle | None = None
         self._waiting: list[Cycle] = []
         self._closing = False
+        self._last = False
+        """Whether the next request is the last."""
         self._handshake = b""
         self._due: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -157,6 +165,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
+        self._context = contextvars.copy_context()
         self.server_state.connections.add(self)  # type: ignore[arg-type] # a union of its own classes
         self._base = {
             "type": "http",
@@ -176,12 +185,15 @@ class HttpProtocol(asyncio.Protocol):
             "headers": [],
             "state": {},
         }
+        if self._base["scheme"] == "https":
+            # asyncio's 512 KiB go out all at once: a slow client would seem to take nothing for long.
+            self.transport.set_write_buffer_limits(64 * 1024)
         self._parser = httptools.HttpRequestParser(self)
         self._expect_within(self.bounds.head_timeout)
 
     def data_received(self, data: bytes) -> None:
-        if self._closing:
-            return
+        if self._closing or self._refusal is not None:
+            return  # only the end of the connection is of interest now
         self._segment = size = len(data)
         if self._between:
             begins = True
@@ -222,6 +234,8 @@ class HttpProtocol(asyncio.Protocol):
                 cycle.disconnect()
         self._waiting.clear()
         self.resume_writing()
+        if self.unread is not None:
+            self.unread.forget()
         self._parser = None
         self._base = {}
         farewell, self._farewell = self._farewell, None
@@ -245,19 +259,24 @@ class HttpProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
+        self._made_unread().pause()
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        waiters, self._drained = self._drained, ()
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        if self.unread is not None:
+            self.unread.resume()
 
-    async def writable(self) -> None:
-        """Return when the client has taken enough of what was written."""
-        waiter = self.loop.create_future()
-        self._drained += (waiter,)
-        await waiter
+    def _made_unread(self) -> Unread:
+        if self.unread is None:
+            self.unread = Unread(self.transport, self.loop, self.bounds)
+        unread: Unread = self.unread
+        return unread
+
+    def _close(self) -> None:
+        """Close as soon as the client has taken what is written, or takes no more of it."""
+        if self.transport.get_write_buffer_size():
+            self._made_unread().watch()
+        self.transport.close()
 
     def pause_reading(self) -> None:
         if not self._read_paused:
@@ -267,7 +286,12 @@ class HttpProtocol(asyncio.Protocol):
     def resume_reading(self) -> None:
         if self._read_paused and not self._waiting:
             self._read_paused = False
-            self.transport.resume_reading()
+            # asyncio calls for what is read in the context that reading was resumed in.
+            self._context.run(self.transport.resume_reading)
+            cycle = self._receiving
+            if cycle is not None:
+                cycle.judged = cycle.received
+                self.expect_body()
 
     @property
     def idle(self) -> bool:
@@ -276,10 +300,11 @@ class HttpProtocol(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Called by the server: end now if idle, else after the request that is here or arriving."""
+        self._last = True
         if self._cycle is not None:
             self._cycle.keep_alive = False
         elif self._between:
-            self.transport.close()
+            self._close()
 
     def end_stream(self) -> None:
         """Break off an answer in progress that may go on for ever."""
@@ -301,6 +326,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._received + self._ahead > self._small or len(headers) > self.bounds.max_headers:
             self._check_size(target, headers)
         self._received = 0
+        self._due = None  # the head's own, if it came in pieces
         parser = self._parser
         version: str = parser.get_http_version()
         method: bytes = parser.get_method()
@@ -323,7 +349,7 @@ class HttpProtocol(asyncio.Protocol):
         if root := self.config.root_path:
             scope["path"] = root + scope["path"]
             scope["raw_path"] = root.encode("utf-8") + path
-        self._receiving = cycle = Cycle(self, scope, parser.should_keep_alive())
+        self._receiving = cycle = Cycle(self, scope, parser.should_keep_alive() and not self._last)
         if head is not PLAIN:
             self._prepare(cycle, head, version)
         if self._cycle is None:
@@ -337,9 +363,13 @@ class HttpProtocol(asyncio.Protocol):
             return False
         if head.has_body:
             raise Refused(400, "a request to change the protocol has a body")
-        if head.upgrade != b"websocket" or self.config.ws_protocol_class is None:
+        if head.upgrade != b"websocket" or head.version == "1.0" or self.config.ws_protocol_class is None:
             return False
-        read_target(method, target, head.host)
+        if self._cycle is not None:
+            raise Refused(400, "a request to change the protocol comes before the one in front is answered")
+        path, query = read_target(method, target, head.host)
+        if not target.startswith(b"/"):  # a whole URL, which is no path to the class that it goes to
+            target = b"%b?%b" % (path, query) if query else path
         request_line = b"%b %b HTTP/1.1" % (method, target)
         self._handshake = b"\r\n".join([request_line, *map(b": ".join, headers), b"\r\n"])
         return True
@@ -385,6 +415,8 @@ class HttpProtocol(asyncio.Protocol):
         if cycle is not None:
             self._receiving = None
             cycle.more = False
+            if self._read_paused:
+                self.resume_reading()  # there is no more of it to hold back, and a client's end to be seen
             if cycle.waiters:
                 cycle.wake()
 
@@ -434,7 +466,7 @@ class HttpProtocol(asyncio.Protocol):
         if not cycle.keep_alive or cycle is self._receiving:
             self._end(lingering=cycle is self._receiving)
         elif self._waiting:
-            self._start(self._waiting.pop(0))
+            self._context.copy().run(self._start, self._waiting.pop(0))
             self.resume_reading()
         elif self._refusal is not None:
             self._answer_refusal(self._refusal)
@@ -448,7 +480,7 @@ class HttpProtocol(asyncio.Protocol):
         """Close; with `lingering` let a client that still sends read what it was told first."""
         self._closing = True
         if not lingering or not self.transport.can_write_eof():
-            self.transport.close()
+            self._close()
             return
         self._read_paused = False
         self.transport.resume_reading()
@@ -468,11 +500,12 @@ class HttpProtocol(asyncio.Protocol):
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
         else:
-            self.transport.close()
+            self._close()
 
     # Refusing
 
     def _refuse(self, refusal: Refused) -> None:
+        """Answer so in the turn of the request that is arriving, which is not run, and listen no more."""
         log_refusal(refusal, self._base.get("client"), self.server_state, self.loop.time())
         self._refusal = refusal
         self._due = None
@@ -485,10 +518,10 @@ class HttpProtocol(asyncio.Protocol):
                 if cycle.started:
                     self.abort(cycle)
                     return
+            elif self._waiting and self._waiting[-1] is cycle:
+                self._waiting.pop()
         if self._cycle is None:
             self._answer_refusal(refusal)
-        else:
-            self.pause_reading()
 
     def _answer_refusal(self, refusal: Refused) -> None:
         self.transport.write(answer_to(refusal))
@@ -505,6 +538,8 @@ class HttpProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.unread is not None:
+            self.unread.forget()
         ws_class: Any = self.config.ws_protocol_class
         protocol = ws_class(config=self.config, server_state=self.server_state, app_state=self.app_state)
         protocol.connection_made(self.transport)
@@ -522,6 +557,10 @@ class HttpProtocol(asyncio.Protocol):
         self._timer_due = due
         self._timer = self.loop.call_later(seconds, self._on_timer)
 
+    def expect_body(self) -> None:
+        """Somebody waits for the body that is arriving, from now on."""
+        self._expect_within(self.bounds.body_interval)
+
     def _on_timer(self) -> None:
         self._timer = None
         if self._due is None:
@@ -533,7 +572,7 @@ class HttpProtocol(asyncio.Protocol):
         elif self._closing:
             self.transport.abort()
         elif self._between:
-            self.transport.close()
+            self._close()
         elif self._receiving is not None:
             self._judge_upload(self._receiving)
         else:
@@ -541,7 +580,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def _judge_upload(self, cycle: Cycle) -> None:
         brought, cycle.judged = cycle.received - cycle.judged, cycle.received
-        if self._read_paused or brought >= self.bounds.body_minimum:
-            self._expect_within(self.bounds.body_interval)
+        if self._read_paused or cycle.expects_continue or brought >= self.bounds.body_minimum:
+            self.expect_body()
         else:
             self._refuse(Refused(408, "the body comes too slowly"))

@@ -25,7 +25,7 @@ from asgi_gateway.gateway import Gateway
 from asgi_gateway.reload import Reloader
 from asgi_gateway.server.admin import AdminSocket
 from asgi_gateway.server.control import controlled
-from asgi_gateway.server.launch import STARTUP_FAILED, CannotStart, close
+from asgi_gateway.server.launch import STARTUP_FAILED, CannotStart, close, reason_of
 from asgi_gateway.server.process import STARTUP_FAILURE, Settings, restarts_of, work
 from asgi_gateway.state import counted_apart, needs_state, server_for_workers
 
@@ -50,7 +50,10 @@ class Worker:
         self.process = SPAWN.Process(target=work, args=(settings, files, sockets, there))
         self.process.start()
         there.close()
+        self.files = files
         self.started = False
+        self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when it has started, or ended without."""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.since = SystemClock.monotonic()
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -96,6 +99,7 @@ class Worker:
             return
         if number == 0:
             self.started = True
+            self.settled.set_result(None)
         elif number in self._answers and not self._answers[number].done():
             self._answers[number].set_result(answer)
 
@@ -108,6 +112,8 @@ class Worker:
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(OSError("it has ended"))
+        if not self.settled.done():
+            self.settled.set_result(None)
         self.ended.set_result(None)
 
 
@@ -136,7 +142,12 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, number)
         on_started()
-        self._workers = [self._new() for _ in range(self._number)]
+        try:
+            for _ in range(self._number):
+                self._workers.append(self._new())
+        except OSError as error:
+            self._kill()
+            raise CannotStart(f"cannot start a worker: {reason_of(error)}") from error
         self._keepers = [loop.create_task(self._keep(place)) for place in range(self._number)]
         async with controlled(self.reloader, self._status, admin):
             await self._stopping
@@ -148,10 +159,25 @@ class Supervisor:
     def _new(self) -> Worker:
         return Worker(self._settings, self._files, self._sockets)
 
+    async def _replace(self, place: int, stopping: asyncio.Future[int]) -> None:
+        """Put another worker in this place, as soon as the system has room for one."""
+        while not stopping.done():
+            try:
+                self._workers[place] = self._new()
+            except OSError as error:
+                _logger.error("no worker can be started, it is tried again: %s", error)  # noqa: TRY400
+                await asyncio.wait([stopping], timeout=PAUSE)
+            else:
+                return
+
     async def _keep(self, place: int) -> None:
         """See to it that there is a worker in this place."""
         while True:
             worker = self._workers[place]
+            await worker.settled
+            if worker.started and worker.files is not self._files:
+                for mistake in await self._hand(worker):  # what was loaded while it started
+                    _logger.error("%s", mistake)
             await worker.ended
             if self._stopping is None or self._stopping.done():
                 return
@@ -163,9 +189,7 @@ class Supervisor:
             _logger.warning("worker %d ended (%s), another takes its place", worker.process.pid, code)
             if SystemClock.monotonic() - worker.since < PAUSE or code == STARTUP_FAILURE:
                 await asyncio.wait([self._stopping], timeout=PAUSE)
-                if self._stopping.done():
-                    return
-            self._workers[place] = self._new()
+            await self._replace(place, self._stopping)
 
     def _stop(self, how: int) -> None:
         """End every worker as after that signal; they take a second one for a sign of haste."""
@@ -187,15 +211,9 @@ class Supervisor:
         self._gateway.check(config)
         server_for_workers(config, self._number)  # none was started where there was nothing to count
         self._files, self._config = files, config
-        workers = list(self._workers)
-        answers = await asyncio.gather(*(one.ask("reload", files) for one in workers), return_exceptions=True)
-        mistakes: list[str] = []
-        for worker, answer in zip(workers, answers, strict=True):
-            if isinstance(answer, BaseException):
-                _logger.error("worker %d did not reload: %s", worker.process.pid, answer)
-                worker.process.kill()  # its successor begins with the new configuration
-            else:
-                mistakes += (f"worker {worker.process.pid}: {mistake}" for mistake in answer)
+        started = [one for one in self._workers if one.started]  # the others are handed it when they are
+        answers = await asyncio.gather(*map(self._hand, started))
+        mistakes = [mistake for answer in answers for mistake in answer]
         if mistakes:
             raise ConfigError(Mistake(self._settings.path, None, None, "", mistake) for mistake in mistakes)
         restarts = restarts_of(self._first, config)
@@ -203,8 +221,19 @@ class Supervisor:
             restarts += (apart,)  # what is as it was at the start was told then
         return restarts
 
+    async def _hand(self, worker: Worker) -> list[str]:
+        """Have a worker serve the newest configuration; why it does not."""
+        try:
+            mistakes = await worker.ask("reload", self._files)
+        except Exception as error:  # noqa: BLE001 - whatever it is, its successor begins with that
+            _logger.error("worker %d did not reload: %s", worker.process.pid, error)  # noqa: TRY400
+            worker.process.kill()
+            return []
+        return [f"worker {worker.process.pid}: {mistake}" for mistake in mistakes]
+
     async def _status(self) -> list[dict[str, Any]]:
-        answers = await asyncio.gather(*(one.ask("status") for one in self._workers), return_exceptions=True)
+        started = [one for one in self._workers if one.started]
+        answers = await asyncio.gather(*(one.ask("status") for one in started), return_exceptions=True)
         return [answer for answer in answers if isinstance(answer, dict)]
 
 

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,3 +170,14 @@ def test_a_list_of_one_is_that_one():
 )
 def test_a_key_is_known_by_what_every_process_writes_alike(key: Any, name: Any):
     assert key_name(key) == name
+
+
+@pytest.mark.parametrize("text", ["wrong syntax here", "undefined_name", "raise SystemExit(1)"])
+def test_a_module_that_fails_is_a_mistake_of_whoever_names_it(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a traceback, nor the end of a gateway that reloads."""
+    (tmp_path / "failing_keys.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot import the key function failing_keys:plan: [A-Z]"):
+        key_function("failing_keys:plan")

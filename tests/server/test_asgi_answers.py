@@ -252,3 +252,62 @@ async def test_a_failure_after_a_whole_answer_does_not_cut_it() -> None:
         await client.send(request(b"GET", b"1.0"))
         answer = await client.answer()
         assert (len(answer.body), client.ended) == (size, "closed")
+
+
+@pytest.mark.parametrize("size", [*range(3, 9), 100])
+async def test_an_answer_that_was_longer_than_it_says_is_broken_whatever_the_app_does_then(size: int) -> None:
+    """Else the answer to the next request would be read as this one's."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(200, LENGTH_2))
+        try:
+            await send(body(b"x" * size))
+        finally:
+            await send(body())
+
+    async with listening(app) as server, RawClient(server.url) as client:
+        await client.send(request() + PROBE)
+        with pytest.raises((h11.RemoteProtocolError, ConnectionResetError)):
+            await client.answer()
+        assert client.ended == "closed"
+
+
+async def test_an_app_may_mend_a_piece_that_was_too_long_or_too_short() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(200, LENGTH_2))
+        for wrong in (b"ok then", b"o"):
+            with pytest.raises(RuntimeError):
+                await send(body(wrong))
+        await send(body(b"ok"))
+
+    async with listening(app) as server, RawClient(server.url) as client:
+        await client.send(request())
+        assert (await client.answer()).body == b"ok"
+
+
+@pytest.mark.parametrize("length", [b"-1", b"+2", b"0_2", b" 2", b"2 ", b"", b"two", b"2, 2"])
+async def test_a_length_that_is_no_number_is_not_sent(length: bytes) -> None:
+    app = sending(start(200, [(b"content-length", length)]), body(b"ok"))
+    async with listening(app) as server, RawClient(server.url) as client:
+        await client.send(request())
+        assert (await client.answer()).status == 500
+
+
+async def test_two_lengths_are_not_sent() -> None:
+    app = sending(start(200, [(b"Content-Length", b"3"), *LENGTH_2]), body(b"ok"))
+    async with listening(app) as server, RawClient(server.url) as client:
+        await client.send(request())
+        assert (await client.answer()).status == 500
+
+
+@pytest.mark.parametrize("error", [BaseExceptionGroup("of a task group", [GeneratorExit()]), BaseException()])
+async def test_an_exception_that_is_no_mistake_by_its_kind_is_one_all_the_same(
+    http: Any, error: BaseException
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise error
+
+    async with listening(app, http) as server, RawClient(server.url) as client:
+        await client.send(request())
+        assert (await client.answer()).status == 500
+        assert (await client.rest(), client.ended) == (b"", "closed")

@@ -67,6 +67,52 @@ async def test_the_answers_end_is_a_disconnect_while_the_client_stays(http: Any)
         assert (await client.answer()).status == 200
 
 
+async def test_asking_whether_the_client_has_left_leaves_nothing_behind() -> None:
+    """As Starlette's `Request.is_disconnected` asks: by a `receive` that is cancelled."""
+    asked, finish = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        for _ in range(100):
+            waiting = asyncio.ensure_future(receive())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await waiting
+        asked.set()
+        await finish.wait()
+        await respond(send)
+
+    async with listening(app) as server, RawClient(server.url) as client:
+        await client.send(GET)
+        await asyncio.wait_for(asked.wait(), 5)
+        assert server.protocols[0]._cycle.waiters == ()
+        finish.set()
+        assert (await client.answer()).status == 200
+
+
+async def test_one_who_gives_up_waiting_does_not_end_the_wait_of_another(http: Any) -> None:
+    heard: list[Message] = []
+    over = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        first, second = asyncio.ensure_future(receive()), asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        first.cancel()
+        asked.set()
+        heard.append(await second)
+        over.set()
+
+    asked = asyncio.Event()
+    async with listening(app, http) as server:
+        async with RawClient(server.url) as client:
+            await client.send(GET)
+            await asyncio.wait_for(asked.wait(), 5)
+        await asyncio.wait_for(over.wait(), 5)
+    assert heard == [DISCONNECT]
+
+
 # A client that does not read
 
 
@@ -192,6 +238,18 @@ async def test_a_shutdown_lets_the_request_in_progress_end_and_no_other_begin(
     assert begun == ["/1"]
 
 
+async def test_a_shutdown_lets_the_request_whose_head_arrives_be_the_last() -> None:
+    async with listening(Listener(is_last)) as server, RawClient(server.url) as client:
+        await client.send(GET[:-8])
+        while not server.protocols or server.protocols[0].idle:
+            await asyncio.sleep(0)
+        server.shut_down()
+        await client.send(GET[-8:])
+        answer = await client.answer()
+        assert (answer.status, answer.header("connection")) == (200, "close")
+        assert (await client.rest(), client.ended) == (b"", "closed")
+
+
 async def test_more_connections_than_the_limit_are_answered_503(http: Any) -> None:
     app = Listener()
     async with listening(app, http, limit_concurrency=2) as server, contextlib.AsyncExitStack() as stack:
@@ -251,3 +309,35 @@ async def test_only_websocket_is_handed_over_and_only_where_it_is_spoken(
         status = int((await client.head()).split()[1])
     spoken = ws != "none" and wanted == b"websocket"
     assert (kinds, status) == ((["websocket"], 403) if spoken else (["http"], 200))
+
+
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+
+
+async def test_http_1_0_cannot_change_the_protocol() -> None:
+    """It must be ignored there (RFC 9110 section 7.8)."""
+    app = Listener()
+    async with listening(app, ws="websockets-sansio") as server, RawClient(server.url) as client:
+        await client.send(b"GET / HTTP/1.0\r\nHost: h\r\n" + UPGRADE + KEY)
+        assert (await client.answer()).status == 200
+        assert (await client.rest(), client.ended) == (b"", "closed")
+    assert [scope["http_version"] for scope in app.scopes] == ["1.0"]
+
+
+@pytest.mark.parametrize(
+    ("target", "seen"), [(b"http://h/ws?a", "/ws"), (b"http://h", "/"), (b"/ws?a", "/ws")]
+)
+async def test_a_websocket_may_be_asked_for_by_a_whole_url(target: bytes, seen: str) -> None:
+    scopes: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        await receive()
+        await send({"type": "websocket.accept"})
+
+    async with listening(app, ws="websockets-sansio") as server, RawClient(server.url) as client:
+        await client.send(b"GET %b HTTP/1.1\r\nHost: h\r\n" % target + UPGRADE + KEY)
+        assert (await client.head()).startswith(b"HTTP/1.1 101")
+    query = b"a" if b"?" in target else b""
+    assert [(scope["path"], scope["query_string"]) for scope in scopes] == [(seen, query)]

@@ -128,6 +128,28 @@ async def test_the_context_of_a_request_is_the_servers_unless_it_is_reset(
     assert found == seen
 
 
+@pytest.mark.parametrize("upload", [b"", b"x" * 200_000], ids=["at once", "after reading was paused"])
+async def test_no_request_sees_the_context_of_the_one_before(upload: bytes) -> None:
+    variable: contextvars.ContextVar[str | None] = contextvars.ContextVar("variable", default=None)
+    found = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        found.append(variable.get())
+        variable.set("inner")
+        await asyncio.sleep(0.01)
+        await read_body(receive)
+        await respond(send)
+
+    variable.set("outer")
+    async with listening(app) as server, RawClient(server.url) as client:
+        client.write(post(upload) + post(upload) + GET)
+        for _ in range(3):
+            await client.answer()
+        await client.send(GET)
+        await client.answer()
+    assert found == ["outer"] * 4
+
+
 # The body
 
 

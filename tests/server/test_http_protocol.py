@@ -11,6 +11,7 @@ import pytest
 from asgi_gateway.server import Bounds, HttpProtocol
 from asgi_gateway.testing import RawClient, read_body, serve
 from asgi_gateway.types import Receive, Scope, Send
+from tests.server.listening import listening
 
 OK = b"HTTP/1.1 200"
 
@@ -363,6 +364,87 @@ async def test_an_app_that_does_not_read_is_not_the_clients_fault() -> None:
         client.write(post(b"Content-Length: %d" % len(body), body=body))
         assert (await client.until(b"\r\n")).startswith(OK)
     release.set()
+
+
+HEAD = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n"
+
+
+async def test_who_waits_to_be_told_to_continue_is_not_slow() -> None:
+    """The time for a body begins when it is asked for."""
+
+    async def later(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.5)
+        await Recorder()(scope, receive, send)
+
+    async with serve(later, http=Impatient, lifespan="off") as server, RawClient(server.url) as client:
+        await client.send(HEAD + b"Expect: 100-continue\r\n\r\n")
+        assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await asyncio.sleep(0.1)
+        await client.send(b"hi")
+        assert (await client.until(b"\r\n")).startswith(OK)
+
+
+async def test_who_was_told_to_continue_and_does_not_is_slow() -> None:
+    app = Recorder()
+    async with serve(app, http=Impatient, lifespan="off") as server, RawClient(server.url) as client:
+        await client.send(HEAD + b"Expect: 100-continue\r\n\r\n")
+        received = await client.rest()
+    assert received.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 408")
+    assert (app.requests, app.broken) == ([], 1)
+
+
+async def test_nobody_is_told_to_continue_what_was_refused() -> None:
+    heard: list[Any] = []
+    refused = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await refused.wait()
+        heard.append(await receive())
+
+    chunked = b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    async with listening(app) as server, RawClient(server.url) as client:
+        await client.send(chunked + b"zz\r\n")
+        assert (await client.answer()).status == 400
+        refused.set()
+        assert await client.rest() == b""
+    assert heard == [{"type": "http.disconnect"}]
+
+
+async def test_the_time_of_a_body_begins_when_its_head_is_there() -> None:
+    """Though the head came in two pieces, and had a shorter time."""
+    bounds = Bounds(head_timeout=0.3, body_interval=5)
+    app = Recorder()
+    async with (
+        serve(app, http=partial(HttpProtocol, bounds=bounds), lifespan="off") as server,
+        RawClient(server.url) as client,
+    ):
+        await client.send(HEAD)
+        await asyncio.sleep(0.1)
+        await client.send(b"\r\n")
+        await asyncio.sleep(0.4)
+        await client.send(b"hi")
+        assert (await client.until(b"\r\n")).startswith(OK)
+
+
+async def test_the_time_in_which_nothing_was_read_is_not_the_clients() -> None:
+    taken = asyncio.Event()
+
+    async def later(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.8)
+        await receive()
+        taken.set()
+        await Recorder()(scope, receive, send)
+
+    bounds = Bounds(body_interval=0.5, body_minimum=100, buffer=1000)
+    async with (
+        listening(later, partial(HttpProtocol, bounds=bounds)) as server,
+        RawClient(server.url) as client,
+    ):
+        await client.send(post(b"Content-Length: 4000", body=b"x" * 2000))
+        await taken.wait()
+        await asyncio.sleep(0.3)  # past the end of the interval that began while nothing was read
+        await client.send(b"x" * 2000)
+        assert (await client.answer()).status == 200
 
 
 async def test_five_hundred_silent_clients_do_no_harm() -> None:

@@ -1,5 +1,7 @@
 """The server around any app: addresses, settings, and how a process ends."""
 
+import errno
+import os
 import signal
 import socket
 import subprocess
@@ -126,6 +128,43 @@ def test_every_address_of_a_name_is_bound_to_the_same_port(monkeypatch: pytest.M
         assert len(set(ports)) == 1
     finally:
         close(sockets)
+
+
+@pytest.mark.parametrize("number", [errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
+def test_an_address_that_the_system_has_not_is_left_out_where_there_is_another(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """``localhost`` is ::1 too, by the hosts file, where IPv6 is switched off."""
+
+    def two_addresses(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
+        ]
+
+    class WithoutIPv6(socket.socket):
+        def __init__(self, family: int = -1, *rest: Any, **named: Any) -> None:
+            if family == socket.AF_INET6 and number == errno.EAFNOSUPPORT:
+                raise OSError(number, os.strerror(number))
+            super().__init__(family, *rest, **named)
+
+        def bind(self, address: Any) -> None:
+            if self.family == socket.AF_INET6:
+                raise OSError(number, os.strerror(number))
+            super().bind(address)
+
+    monkeypatch.setattr(socket, "socket", WithoutIPv6)
+    monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
+    sockets = bind("localhost", 0)
+    try:
+        assert [listener.getsockname()[0] for listener in sockets] == ["127.0.0.1"]
+    finally:
+        close(sockets)
+
+
+def test_an_address_that_the_system_has_not_cannot_be_bound_alone() -> None:
+    with pytest.raises(CannotStart, match=r"cannot listen on 192.0.2.1:0: cannot assign requested address"):
+        bind("192.0.2.1", 0)
 
 
 def test_the_server_is_set_up_for_a_proxy() -> None:

@@ -7,7 +7,7 @@ import pytest
 from asgi_gateway.context import ON_DISCONNECT
 from asgi_gateway.testing import RawClient
 from asgi_gateway.types import Receive, Scope, Send
-from tests.server.apps import GET, respond
+from tests.server.apps import GET, post, respond
 from tests.server.listening import listening
 
 
@@ -57,3 +57,28 @@ async def test_a_callback_taken_back_is_not_called() -> None:
             assert (await client.answer()).status == 200
         await asyncio.wait_for(gone.wait(), 5)
     assert told == []
+
+
+async def test_it_is_called_behind_an_upload_larger_than_what_is_kept() -> None:
+    """Reading stops inside such an upload; with its end there is nothing to stop for any more."""
+    app = Watching()
+    async with listening(app) as server:
+        async with RawClient(server.url):
+            (await server.newest()).data_received(post(b"x" * 200_000))
+            await asyncio.wait_for(app.asked.wait(), 5)
+        await asyncio.wait_for(app.told.wait(), 5)
+
+
+async def test_it_is_called_though_the_upload_was_never_taken() -> None:
+    told, asked = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[ON_DISCONNECT](told.set)
+        asked.set()
+        await told.wait()
+
+    async with listening(app) as server:
+        async with RawClient(server.url):
+            (await server.newest()).data_received(post(b"x" * 200_000))
+            await asyncio.wait_for(asked.wait(), 5)
+        await asyncio.wait_for(told.wait(), 5)

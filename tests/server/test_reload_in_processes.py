@@ -15,9 +15,9 @@ import pytest
 from asgi_gateway.cli.run import admin_path
 from asgi_gateway.config import Files, load_config
 from asgi_gateway.gateway import Gateway
-from asgi_gateway.server import AdminSocket, Settings, Supervisor
+from asgi_gateway.server import AdminSocket, Settings, Supervisor, ask
 from asgi_gateway.stores import embedded
-from asgi_gateway.testing import Upstream, behaviours
+from asgi_gateway.testing import RawClient, Upstream, behaviours
 from tests.load import open_files, resident_kilobytes, under_load
 from tests.server.running import ENVIRONMENT, Running, running
 
@@ -287,6 +287,51 @@ def test_a_socket_that_a_successor_has_put_there_is_left(tmp_path: Path) -> None
     assert (tmp_path / "admin").is_socket()
     second.close()
     assert not (tmp_path / "admin").exists()
+
+
+async def test_the_socket_of_a_gateway_that_runs_is_not_taken(tmp_path: Path) -> None:
+    async with Upstream(ANSWER_ONE) as one, running(tmp_path, one.url) as gateway:
+        code, said = await command("run", str(gateway.file), "--port", "0")
+        why = "another process listens there"
+        assert (code, said) == (
+            1,
+            f"asgi-gateway: cannot listen on the admin socket {gateway.socket}: {why}\n",
+        )
+        assert (await gateway.ask("GET /status"))["pid"] == gateway.process.process.pid
+
+
+async def test_the_socket_of_a_gateway_that_ends_may_be_taken(tmp_path: Path) -> None:
+    """Its port is free from then on, too."""
+    async with Upstream(behaviours.hang()) as upstream, running(tmp_path, upstream.url) as gateway:
+        async with RawClient(gateway.process.url) as client:
+            await client.send(b"GET / HTTP/1.1\r\nhost: here\r\n\r\n")
+            await upstream.wait_for(lambda: upstream.requests)
+            gateway.process.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(5):
+                while not await _refuses(gateway.socket):
+                    await asyncio.sleep(0.01)
+            AdminSocket(gateway.socket).close()
+            assert gateway.process.process.returncode is None
+
+
+async def _refuses(path: Path) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except ConnectionRefusedError:
+        return True
+    writer.transport.abort()
+    return False
+
+
+def test_a_process_that_does_not_answer_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asgi_gateway.server.admin.ANSWER_WITHIN", 0.1)
+    admin = AdminSocket(tmp_path / "admin")
+    admin.listener.listen()
+    with pytest.raises(TimeoutError):
+        ask(str(tmp_path / "admin"), "GET /status")
+    admin.close()
 
 
 def test_the_socket_is_in_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
